@@ -1,0 +1,32 @@
+# Which GPUs to build for: TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX") where it is set, else every architecture of today that
+# this nvcc knows, and PTX of the newest for those to come.
+# Sets: cuda_architectures (for CMake), cuda_archs (for people), cuda_compiler.
+enable_language(CUDA)
+set(cuda_compiler "nvcc ${CMAKE_CUDA_COMPILER_VERSION}")
+
+if(NOT "$ENV{TORCH_CUDA_ARCH_LIST}" STREQUAL "")
+  string(REGEX REPLACE "[ ,]+" ";" wanted "$ENV{TORCH_CUDA_ARCH_LIST}")
+else()
+  set(wanted 8.0 8.6 8.9 9.0)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+    list(APPEND wanted 10.0 12.0)
+  endif()
+  list(POP_BACK wanted newest)
+  list(APPEND wanted "${newest}+PTX")
+endif()
+
+set(cuda_architectures "")
+set(cuda_archs "")
+foreach(arch IN LISTS wanted)
+  if(NOT arch MATCHES "^([0-9]+)\\.([0-9]+[af]?)(\\+PTX)?$")
+    message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST: cannot read '${arch}'; expected numbers such as 8.0 or 9.0+PTX")
+  endif()
+  set(number "${CMAKE_MATCH_1}${CMAKE_MATCH_2}")
+  list(APPEND cuda_archs "sm_${number}")
+  if(CMAKE_MATCH_3)
+    list(APPEND cuda_architectures "${number}")
+    list(APPEND cuda_archs "compute_${number}")
+  else()
+    list(APPEND cuda_architectures "${number}-real")
+  endif()
+endforeach()

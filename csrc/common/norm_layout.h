@@ -1,0 +1,70 @@
+// How `distribution_norm` sees its tensors: a table of rows and columns, or planes, and K segments of samples.
+#pragma once
+
+#include "tensor.h"
+
+namespace robustdml::norm {
+
+// Images smaller than this many pixels are too short for loops of their own; whole samples are taken as rows instead.
+constexpr int64_t kSmallestPlane = 32;
+
+// `rows`: a row is a pixel with all its channels (channels-last, or no pixels), or a whole small sample.
+// `planes`: a plane is one channel of one sample (contiguous images).
+struct Layout {
+  int64_t samples, channels, pixels;
+  bool channels_last;
+
+  bool as_rows() const {
+    return channels_last || pixels < kSmallestPlane;
+  }
+  // Rows of a sample, columns of a row, and columns in a row that share a channel.
+  int64_t rows_per_sample() const {
+    return channels_last ? pixels : 1;
+  }
+  int64_t columns() const {
+    return channels_last ? channels : channels * pixels;
+  }
+  int64_t columns_per_channel() const {
+    return channels_last ? 1 : pixels;
+  }
+};
+
+inline Layout layout_of(const Tensor& input) {
+  int64_t pixels = 1;
+  for (int64_t d = 2; d < input.dim(); ++d) {
+    pixels *= input.size(d);
+  }
+  return {input.size(0), input.size(1), pixels, !input.is_contiguous() && is_channels_last(input)};
+}
+
+inline void check_arguments(const Tensor& input, const std::vector<int64_t>& segments) {
+  STD_TORCH_CHECK(
+      input.dim() >= 2 && input.dim() <= 4, "distribution_norm: expected [N, C], [N, C, L] or [N, C, H, W]");
+  int64_t total = 0;
+  for (int64_t size : segments) {
+    STD_TORCH_CHECK(size >= 0, "distribution_norm: segments must not be negative");
+    total += size;
+  }
+  STD_TORCH_CHECK(
+      total == input.size(0), "distribution_norm: segments add up to ", total, ", the batch is ", input.size(0));
+}
+
+// Weight, bias, mean, variance: contiguous [K, C] in the type that sums are kept in.
+inline void check_parameter(const Tensor& value, const Tensor& input, const std::vector<int64_t>& segments) {
+  STD_TORCH_CHECK(
+      value.dim() == 2 && value.size(0) == static_cast<int64_t>(segments.size()) &&
+          value.size(1) == input.size(1) && value.scalar_type() == accumulate_type(input.scalar_type()),
+      "distribution_norm: parameters and statistics must be [K, C] in float32 (float64 for float64 input)");
+}
+
+inline void check_like(const Tensor& value, const Tensor& input) {
+  STD_TORCH_CHECK(
+      same_shape(value, input) && value.scalar_type() == input.scalar_type(),
+      "distribution_norm: expected a tensor of the shape and dtype of the input");
+}
+
+inline Tensor flat(const Tensor& input) {
+  return is_flat(input) ? input : as_contiguous(input);
+}
+
+} // namespace robustdml::norm

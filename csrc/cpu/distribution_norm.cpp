@@ -1,0 +1,426 @@
+// Batch normalization over K distributions: which loops run over which part, and the registration.
+#include "distribution_norm.h"
+
+namespace robustdml {
+namespace {
+
+using namespace norm;
+
+// Everything the passes below share. `T` is the type of statistics and parameters.
+template <typename scalar_t>
+struct Pass {
+  using T = accumulate_t<scalar_t>;
+  Layout layout;
+  std::vector<int64_t> segments;
+  std::vector<int64_t> starts; // first sample of each segment
+  bool streamed;
+
+  Pass(const Tensor& input, const std::vector<int64_t>& sizes)
+      : layout(layout_of(input)),
+        segments(sizes),
+        streamed(input.numel() * static_cast<int64_t>(sizeof(scalar_t)) >= kStreamedBytes) {
+    int64_t start = 0;
+    for (int64_t size : segments) {
+      starts.push_back(start);
+      start += size;
+    }
+  }
+
+  int64_t distributions() const {
+    return static_cast<int64_t>(segments.size());
+  }
+
+  // Calls body(k, c, index into [K, C], Channel) for each channel of each segment, on several threads.
+  template <typename Body>
+  void channels(const Body& body) const {
+    const int64_t elements = layout.samples * layout.pixels / std::max<int64_t>(distributions(), 1);
+    parallel_tasks(distributions() * layout.channels, elements, [&](int64_t i) {
+      const int64_t k = i / layout.channels, c = i % layout.channels;
+      body(i, Channel{starts[k], starts[k] + segments[k], c, layout.channels, layout.pixels});
+    });
+  }
+
+  template <typename Body>
+  void blocks(const std::vector<RowBlock>& blocks, const Body& body) const {
+    const int64_t height = blocks.empty() ? 0 : blocks[0].last - blocks[0].first;
+    parallel_tasks(static_cast<int64_t>(blocks.size()), height * layout.columns(), [&](int64_t i) {
+      body(i, blocks[i]);
+    });
+  }
+
+  // values[k·C + c] spread over the columns of the rows of segment k: [K, columns].
+  template <typename Value>
+  std::vector<T> spread(const Value& value) const {
+    std::vector<T> columns(distributions() * layout.columns());
+    const int64_t width = layout.columns_per_channel();
+    for (int64_t i = 0; i < distributions() * layout.channels; ++i) {
+      std::fill_n(columns.begin() + i * width, width, static_cast<T>(value(i)));
+    }
+    return columns;
+  }
+
+  void row_statistics(const std::vector<RowBlock>& row_blocks, const scalar_t* x, T* mean, T* variance) const {
+    const int64_t columns = layout.columns(), width = layout.columns_per_channel();
+    std::vector<T> partial(row_blocks.size() * 3 * columns);
+    blocks(row_blocks, [&](int64_t i, const RowBlock& block) {
+      T* guess = partial.data() + i * 3 * columns;
+      block_column_moments(x, block, columns, guess, guess + columns, guess + 2 * columns);
+    });
+    // Blocks into columns, all columns of a segment at a time; then the columns of a channel into one.
+    std::vector<double> count(distributions(), 0), merged_mean(distributions() * columns, 0),
+        merged_m2(distributions() * columns, 0);
+    for (size_t i = 0; i < row_blocks.size(); ++i) {
+      const RowBlock& block = row_blocks[i];
+      const T *guess = partial.data() + i * 3 * columns, *first = guess + columns, *second = first + columns;
+      double *to_mean = merged_mean.data() + block.segment * columns,
+             *to_m2 = merged_m2.data() + block.segment * columns;
+      const double before = count[block.segment], added = static_cast<double>(block.last - block.first);
+      count[block.segment] += added;
+#pragma omp simd
+      for (int64_t j = 0; j < columns; ++j) {
+        const Moments<double> moments =
+            merge<double>({before, to_mean[j], to_m2[j]}, from_sums<double>(added, guess[j], first[j], second[j]));
+        to_mean[j] = moments.mean;
+        to_m2[j] = moments.m2;
+      }
+    }
+    for (int64_t i = 0; i < distributions() * layout.channels; ++i) {
+      Moments<double> moments{0, 0, 0};
+      for (int64_t j = i * width; j < (i + 1) * width; ++j) {
+        moments = merge(moments, {count[i / layout.channels], merged_mean[j], merged_m2[j]});
+      }
+      store_moments(moments, mean + i, variance + i);
+    }
+  }
+
+  // An empty segment has mean 0 and variance 1: nothing is normalized by them, and nothing becomes infinite.
+  static void store_moments(const Moments<double>& moments, T* mean, T* variance) {
+    *mean = static_cast<T>(moments.mean);
+    *variance = moments.count > 0 ? static_cast<T>(moments.m2 / moments.count) : T(1);
+  }
+
+  void statistics(const scalar_t* x, T* mean, T* variance) const {
+    if (layout.as_rows()) {
+      row_statistics(row_blocks(layout, segments), x, mean, variance);
+      return;
+    }
+    channels([&](int64_t i, const Channel& channel) {
+      store_moments(channel_moments(x, channel), mean + i, variance + i);
+    });
+  }
+
+  template <bool has_residual, bool has_relu>
+  void forward(
+      const scalar_t* x, const scalar_t* residual, scalar_t* y, const T* weight, const T* bias, T* mean,
+      T* variance, double eps, bool of_batch) const {
+    auto scale = [&](int64_t i) { return static_cast<T>(weight[i] / std::sqrt(double(variance[i]) + eps)); };
+    if (!layout.as_rows()) {
+      channels([&](int64_t i, const Channel& channel) {
+        if (of_batch) {
+          store_moments(channel_moments(x, channel), mean + i, variance + i);
+        }
+        normalize_channel<has_residual, has_relu, scalar_t, T>(
+            x, residual, y, channel, mean[i], scale(i), bias[i], streamed);
+      });
+      return;
+    }
+    const std::vector<RowBlock> row_blocks = norm::row_blocks(layout, segments);
+    if (of_batch) {
+      row_statistics(row_blocks, x, mean, variance);
+    }
+    const std::vector<T> means = spread([&](int64_t i) { return mean[i]; }), scales = spread(scale),
+                         biases = spread([&](int64_t i) { return bias[i]; });
+    blocks(row_blocks, [&](int64_t, const RowBlock& block) {
+      const int64_t of = block.segment * layout.columns();
+      normalize_rows<has_residual, has_relu, scalar_t, T>(
+          x, residual, y, block, layout.columns(), means.data() + of, scales.data() + of, biases.data() + of,
+          streamed);
+    });
+  }
+
+  // Σ dy and Σ dy·x̂ into sums [2, K, C].
+  template <bool has_relu>
+  void row_sums(
+      const std::vector<RowBlock>& row_blocks, const scalar_t* dy, const scalar_t* x, const scalar_t* y,
+      const T* mean, const T* variance, double eps, T* sums) const {
+    const int64_t columns = layout.columns(), width = layout.columns_per_channel();
+    const int64_t total = distributions() * layout.channels;
+    const std::vector<T> means = spread([&](int64_t i) { return mean[i]; });
+    std::vector<T> partial(row_blocks.size() * 2 * columns);
+    blocks(row_blocks, [&](int64_t i, const RowBlock& block) {
+      T* first = partial.data() + i * 2 * columns;
+      block_column_sums<has_relu>(
+          dy, x, y, block, columns, means.data() + block.segment * columns, first, first + columns);
+    });
+    std::vector<double> merged(distributions() * 2 * columns, 0);
+    for (size_t i = 0; i < row_blocks.size(); ++i) {
+      const T* from = partial.data() + i * 2 * columns;
+      double* to = merged.data() + row_blocks[i].segment * 2 * columns;
+#pragma omp simd
+      for (int64_t j = 0; j < 2 * columns; ++j) {
+        to[j] += from[j];
+      }
+    }
+    for (int64_t i = 0; i < total; ++i) {
+      const double* first = merged.data() + (i / layout.channels) * 2 * columns + (i % layout.channels) * width;
+      Sums of_channel{0, 0};
+      for (int64_t j = 0; j < width; ++j) {
+        of_channel.first += first[j];
+        of_channel.second += first[columns + j];
+      }
+      store_sums(of_channel, variance[i], eps, sums + i, sums + total + i);
+    }
+  }
+
+  static void store_sums(const Sums& sums, T variance, double eps, T* sum_dy, T* sum_dy_xhat) {
+    *sum_dy = static_cast<T>(sums.first);
+    *sum_dy_xhat = static_cast<T>(sums.second / std::sqrt(double(variance) + eps));
+  }
+
+  template <bool has_relu>
+  void sums(
+      const scalar_t* dy, const scalar_t* x, const scalar_t* y, const T* mean, const T* variance, double eps,
+      T* result) const {
+    if (layout.as_rows()) {
+      row_sums<has_relu>(row_blocks(layout, segments), dy, x, y, mean, variance, eps, result);
+      return;
+    }
+    const int64_t total = distributions() * layout.channels;
+    channels([&](int64_t i, const Channel& channel) {
+      store_sums(
+          channel_sums<has_relu, scalar_t, T>(dy, x, y, channel, mean[i]), variance[i], eps, result + i,
+          result + total + i);
+    });
+  }
+
+  // `sums` [2, K, C] are found first where `find_sums`, else read; `counts` null: the statistics are constants.
+  template <bool has_relu, bool through>
+  void backward(
+      const scalar_t* dy, const scalar_t* x, const scalar_t* y, scalar_t* dx, scalar_t* dresidual,
+      const T* weight, const T* mean, const T* variance, T* sums, bool find_sums, const int64_t* counts,
+      double eps) const {
+    const int64_t total = distributions() * layout.channels;
+    auto of_channel = [&](int64_t i) {
+      const double inverse = 1 / std::sqrt(double(variance[i]) + eps);
+      const Backward<double> b = backward_of<double>(
+          weight[i], mean[i], inverse, through ? sums[i] : 0, through ? sums[total + i] : 0,
+          through ? static_cast<double>(counts[i / layout.channels]) : 0);
+      return Backward<T>{T(b.mean), T(b.scale), T(b.offset), T(b.slope)};
+    };
+    if (!layout.as_rows()) {
+      channels([&](int64_t i, const Channel& channel) {
+        if (find_sums) {
+          store_sums(
+              channel_sums<has_relu, scalar_t, T>(dy, x, y, channel, mean[i]), variance[i], eps, sums + i,
+              sums + total + i);
+        }
+        backward_channel<has_relu, through, scalar_t, T>(
+            dy, x, y, dx, dresidual, channel, of_channel(i), streamed);
+      });
+      return;
+    }
+    const std::vector<RowBlock> row_blocks = norm::row_blocks(layout, segments);
+    if (find_sums) {
+      row_sums<has_relu>(row_blocks, dy, x, y, mean, variance, eps, sums);
+    }
+    const std::vector<T> means = spread([&](int64_t i) { return of_channel(i).mean; }),
+                         scales = spread([&](int64_t i) { return of_channel(i).scale; }),
+                         offsets = spread([&](int64_t i) { return of_channel(i).offset; }),
+                         slopes = spread([&](int64_t i) { return of_channel(i).slope; });
+    blocks(row_blocks, [&](int64_t, const RowBlock& block) {
+      const int64_t of = block.segment * layout.columns();
+      backward_rows<has_relu, through, scalar_t, T>(
+          dy, x, y, dx, dresidual, block, layout.columns(), means.data() + of, scales.data() + of,
+          offsets.data() + of, slopes.data() + of, streamed);
+    });
+  }
+};
+
+Tensor statistics_tensor(const Tensor& input, const std::vector<int64_t>& segments) {
+  return new_empty_like_type(
+      input, {static_cast<int64_t>(segments.size()), input.size(1)}, accumulate_type(input.scalar_type()));
+}
+
+// Normalizes by `mean` and `variance`; of_batch: by the batch's own, which are written there first.
+Tensor normalize_into(
+    const Tensor& input, const std::optional<Tensor>& residual, const Tensor& weight, const Tensor& bias,
+    const Tensor& mean, const Tensor& variance, const std::vector<int64_t>& segments, double eps, bool relu,
+    bool of_batch) {
+  check_arguments(input, segments);
+  for (const Tensor& parameter : {weight, bias, mean, variance}) {
+    check_parameter(parameter, input, segments);
+  }
+  const Tensor x = flat(input), w = as_contiguous(weight), b = as_contiguous(bias);
+  std::optional<Tensor> r;
+  if (residual) {
+    check_like(*residual, input);
+    r = in_layout_of(x, *residual);
+  }
+  Tensor output = torch::stable::empty_like(x);
+  dispatch_floating(x.scalar_type(), "distribution_norm", [&](auto type) {
+    using scalar_t = typename decltype(type)::type;
+    using T = accumulate_t<scalar_t>;
+    const Pass<scalar_t> pass(x, segments);
+    dispatch_bool(r.has_value(), [&](auto has_residual) {
+      dispatch_bool(relu, [&](auto has_relu) {
+        pass.template forward<has_residual.value, has_relu.value>(
+            data<scalar_t>(x), data<scalar_t>(r), mutable_data<scalar_t>(output), data<T>(w), data<T>(b),
+            mutable_data<T>(mean), mutable_data<T>(variance), eps, of_batch);
+      });
+    });
+  });
+  return output;
+}
+
+std::tuple<Tensor, Tensor, Tensor> distribution_norm(
+    Tensor input, std::optional<Tensor> residual, Tensor weight, Tensor bias, std::vector<int64_t> segments,
+    double eps, bool relu) {
+  check_arguments(input, segments);
+  Tensor mean = statistics_tensor(input, segments), variance = statistics_tensor(input, segments);
+  Tensor output = normalize_into(input, residual, weight, bias, mean, variance, segments, eps, relu, true);
+  return {output, mean, variance};
+}
+
+Tensor distribution_norm_apply(
+    Tensor input, std::optional<Tensor> residual, Tensor weight, Tensor bias, Tensor mean, Tensor variance,
+    std::vector<int64_t> segments, double eps, bool relu) {
+  return normalize_into(
+      input, residual, weight, bias, as_contiguous(mean), as_contiguous(variance), segments, eps, relu, false);
+}
+
+std::tuple<Tensor, Tensor> distribution_norm_statistics(Tensor input, std::vector<int64_t> segments) {
+  check_arguments(input, segments);
+  const Tensor x = flat(input);
+  Tensor mean = statistics_tensor(x, segments), variance = statistics_tensor(x, segments);
+  dispatch_floating(x.scalar_type(), "distribution_norm_statistics", [&](auto type) {
+    using scalar_t = typename decltype(type)::type;
+    using T = accumulate_t<scalar_t>;
+    Pass<scalar_t>(x, segments).statistics(data<scalar_t>(x), mutable_data<T>(mean), mutable_data<T>(variance));
+  });
+  return {mean, variance};
+}
+
+Tensor new_sums(const Tensor& input, const std::vector<int64_t>& segments) {
+  return new_empty_like_type(
+      input, {2, static_cast<int64_t>(segments.size()), input.size(1)}, accumulate_type(input.scalar_type()));
+}
+
+Tensor distribution_norm_sums(
+    Tensor grad_output, Tensor input, std::optional<Tensor> output, Tensor mean, Tensor variance,
+    std::vector<int64_t> segments, double eps) {
+  check_arguments(input, segments);
+  check_like(grad_output, input);
+  check_parameter(mean, input, segments);
+  check_parameter(variance, input, segments);
+  const Tensor x = flat(input), dy = in_layout_of(x, grad_output);
+  const Tensor mu = as_contiguous(mean), sigma2 = as_contiguous(variance);
+  std::optional<Tensor> y;
+  if (output) {
+    check_like(*output, input);
+    y = in_layout_of(x, *output);
+  }
+  Tensor sums = new_sums(x, segments);
+  dispatch_floating(x.scalar_type(), "distribution_norm_sums", [&](auto type) {
+    using scalar_t = typename decltype(type)::type;
+    using T = accumulate_t<scalar_t>;
+    const Pass<scalar_t> pass(x, segments);
+    dispatch_bool(y.has_value(), [&](auto has_relu) {
+      pass.template sums<has_relu.value>(
+          data<scalar_t>(dy), data<scalar_t>(x), data<scalar_t>(y), data<T>(mu), data<T>(sigma2), eps,
+          mutable_data<T>(sums));
+    });
+  });
+  return sums;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> distribution_norm_backward(
+    Tensor grad_output, Tensor input, std::optional<Tensor> output, Tensor weight, Tensor mean, Tensor variance,
+    std::optional<Tensor> sums, std::vector<int64_t> counts, std::vector<int64_t> segments, double eps,
+    bool parameters, bool residual) {
+  check_arguments(input, segments);
+  check_like(grad_output, input);
+  for (const Tensor& parameter : {weight, mean, variance}) {
+    check_parameter(parameter, input, segments);
+  }
+  STD_TORCH_CHECK(
+      counts.empty() || counts.size() == segments.size(), "distribution_norm_backward: one count a segment");
+  const Tensor x = flat(input), dy = in_layout_of(x, grad_output), w = as_contiguous(weight);
+  const Tensor mu = as_contiguous(mean), sigma2 = as_contiguous(variance);
+  std::optional<Tensor> y;
+  if (output) {
+    check_like(*output, input);
+    y = in_layout_of(x, *output);
+  }
+  const bool through = !counts.empty(), find_sums = !sums && (through || parameters);
+  const std::vector<int64_t> parameter_shape{static_cast<int64_t>(segments.size()), x.size(1)};
+  const ScalarType statistics_type = accumulate_type(x.scalar_type());
+  STD_TORCH_CHECK(
+      !sums || (sums->dim() == 3 && sums->size(0) == 2 && sums->size(1) == parameter_shape[0] &&
+                sums->size(2) == parameter_shape[1] && sums->scalar_type() == statistics_type),
+      "distribution_norm_backward: sums must be [2, K, C]");
+  Tensor totals = sums ? as_contiguous(*sums) : new_sums(x, segments);
+  Tensor dx = torch::stable::empty_like(x);
+  Tensor dresidual = residual ? torch::stable::empty_like(x) : new_empty_like_type(x, {0}, x.scalar_type());
+  dispatch_floating(x.scalar_type(), "distribution_norm_backward", [&](auto type) {
+    using scalar_t = typename decltype(type)::type;
+    using T = accumulate_t<scalar_t>;
+    const Pass<scalar_t> pass(x, segments);
+    dispatch_bool(y.has_value(), [&](auto has_relu) {
+      dispatch_bool(through, [&](auto is_through) {
+        pass.template backward<has_relu.value, is_through.value>(
+            data<scalar_t>(dy), data<scalar_t>(x), data<scalar_t>(y), mutable_data<scalar_t>(dx),
+            residual ? mutable_data<scalar_t>(dresidual) : nullptr, data<T>(w), data<T>(mu), data<T>(sigma2),
+            mutable_data<T>(totals), find_sums, counts.data(), eps);
+      });
+    });
+  });
+  if (!parameters) {
+    return {
+        dx, dresidual, new_empty_like_type(x, {0}, statistics_type), new_empty_like_type(x, {0}, statistics_type)};
+  }
+  // Σ dy·x̂ is the gradient of γ, Σ dy that of β.
+  return {
+      dx, dresidual, torch::stable::clone(torch::stable::select(totals, 0, 1)),
+      torch::stable::clone(torch::stable::select(totals, 0, 0))};
+}
+
+void distribution_norm_update_(
+    Tensor running_mean, Tensor running_var, Tensor mean, Tensor variance, std::vector<int64_t> counts,
+    double momentum) {
+  const int64_t channels = running_mean.size(1);
+  for (const Tensor& value : {running_mean, running_var, mean, variance}) {
+    STD_TORCH_CHECK(
+        value.is_contiguous() && same_shape(value, running_mean) &&
+            value.size(0) == static_cast<int64_t>(counts.size()) &&
+            value.scalar_type() == running_mean.scalar_type(),
+        "distribution_norm_update_: expected contiguous statistics [K, C] of one dtype");
+  }
+  dispatch_floating(running_mean.scalar_type(), "distribution_norm_update_", [&](auto type) {
+    using T = typename decltype(type)::type;
+    T *to_mean = mutable_data<T>(running_mean), *to_variance = mutable_data<T>(running_var);
+    const T *from_mean = data<T>(mean), *from_variance = data<T>(variance);
+    for (size_t k = 0; k < counts.size(); ++k) {
+      if (counts[k] == 0) {
+        continue;
+      }
+      const double unbiased = double(counts[k]) / double(std::max<int64_t>(counts[k] - 1, 1));
+      for (int64_t i = k * channels; i < static_cast<int64_t>(k + 1) * channels; ++i) {
+        to_mean[i] = static_cast<T>((1 - momentum) * double(to_mean[i]) + momentum * double(from_mean[i]));
+        to_variance[i] = static_cast<T>(
+            (1 - momentum) * double(to_variance[i]) + momentum * unbiased * double(from_variance[i]));
+      }
+    }
+  });
+}
+
+} // namespace
+} // namespace robustdml
+
+STABLE_TORCH_LIBRARY_IMPL(robustdml, CPU, library) {
+  library.impl("distribution_norm", TORCH_BOX(&robustdml::distribution_norm));
+  library.impl("distribution_norm_apply", TORCH_BOX(&robustdml::distribution_norm_apply));
+  library.impl("distribution_norm_statistics", TORCH_BOX(&robustdml::distribution_norm_statistics));
+  library.impl("distribution_norm_sums", TORCH_BOX(&robustdml::distribution_norm_sums));
+  library.impl("distribution_norm_backward", TORCH_BOX(&robustdml::distribution_norm_backward));
+  library.impl("distribution_norm_update_", TORCH_BOX(&robustdml::distribution_norm_update_));
+}

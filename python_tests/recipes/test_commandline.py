@@ -1,0 +1,60 @@
+"""Flags: precedence, help that teaches, and refusals."""
+
+from __future__ import annotations
+
+import pytest
+
+from robustdml_ext.recipes import Recipe, RecipeError
+from robustdml_ext.recipes.commandline import parse_run
+
+
+def _parse(*words: str) -> Recipe:
+    return parse_run("mdprop", "MDProp.", list(words), "run mdprop").recipe
+
+
+def test_flags_win_over_recipe_and_data_set() -> None:
+    assert _parse().arch == "small"
+    recipe = _parse("--recipe", "mdprop/sop-mdprop-3", "--epochs", "2", "--root", "x")
+    assert (recipe.dataset, recipe.targets, recipe.epochs, recipe.root) == ("sop", (3,), 2, "x")
+    assert _parse("--dataset=sop").epochs == 100
+
+
+def test_lists_switches_and_actions() -> None:
+    request = parse_run(
+        "mdprop",
+        "",
+        ["--targets", "1", "3", "5", "--joint-loss", "--resume", "--attack-epsilons", "0.1"],
+        "run",
+    )
+    assert request.recipe.targets == (1, 3, 5)
+    assert request.recipe.joint_loss and request.resume and not request.overwrite
+    assert request.recipe.attack_epsilons == (0.1,)
+
+
+def test_published_figures_travel_with_the_recipe() -> None:
+    request = parse_run("mdprop", "", ["--recipe", "mdprop/sop-mdprop-3", "--root", "x"], "run")
+    assert request.published is not None and request.published.clean["recall@1"] == 77.73
+
+
+def test_out_of_range_is_said_in_our_words() -> None:
+    with pytest.raises(RecipeError, match=r"^epsilon must be greater than or equal to 0; got -1.0$"):
+        _parse("--epsilon", "-1")
+
+
+@pytest.mark.parametrize("words", [["--epsilom", "1"], ["--epochs", "many"], ["--loss", "triplets"]])
+def test_what_cannot_be_read_leaves_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        _parse(*words)
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert words[0] in captured.err and not captured.out
+
+
+def test_help_describes_every_option_and_shows_this_runs_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        _parse("--dataset", "sop", "--help")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for name in set(Recipe.model_fields) - {"method"}:
+        assert f"--{name.replace('_', '-')}" in text
+    assert "Examples:" in text and "resnet50" in text and "small)" not in text

@@ -1,0 +1,112 @@
+"""Recipe files and the order in which defaults, file and flags win."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from robustdml_ext.recipes import (
+    Published,
+    RecipeError,
+    make_recipe,
+    packaged_recipes,
+    read_recipe_file,
+    resolve,
+    write_recipe_file,
+)
+
+
+@pytest.mark.parametrize("name", sorted(packaged_recipes()))
+def test_every_packaged_recipe_loads_and_carries_the_papers_setup(name: str) -> None:
+    file = read_recipe_file(name)
+    recipe = resolve(recipe_file=file)
+    assert file.title and file.published is not None
+    for figures in (file.published.clean, file.published.adversarial):
+        assert set(figures) == {"recall@1", "recall@4", "nmi", "pi_ratio"}
+        assert all(20 < figures[metric] < 100 for metric in ("recall@1", "recall@4", "nmi"))
+        assert 0.3 < figures["pi_ratio"] < 2
+        assert figures["recall@1"] < figures["recall@4"]
+    # Appendix C.
+    assert (recipe.batch_size, recipe.learning_rate, recipe.weight_decay) == (112, 1e-5, 4e-4)
+    assert (recipe.arch, recipe.embedding_dim, recipe.image_size, recipe.weights) == (
+        "resnet50",
+        128,
+        224,
+        "imagenet",
+    )
+    assert recipe.epochs == (100 if recipe.dataset == "sop" else 150)
+    assert recipe.attack_steps == 1 and recipe.epsilon == 0.01 and recipe.eval_steps == 20
+    # Frozen norms in the baselines only.
+    assert recipe.freeze_norm == (recipe.method in ("standard", "adversarial"))
+
+
+def test_a_published_row_is_as_printed() -> None:
+    published = read_recipe_file("mdprop/sop-mdprop-1-5").published
+    assert published is not None
+    assert published.clean == {"recall@1": 78.70, "recall@4": 87.19, "nmi": 90.27, "pi_ratio": 0.452}
+    assert published.adversarial == {"recall@1": 71.89, "recall@4": 83.00, "nmi": 88.62, "pi_ratio": 0.438}
+    assert "table 3" in published.source
+
+
+def test_schema_then_data_set_then_file_then_flags(tmp_path: Path) -> None:
+    assert resolve("mdprop", {"dataset": "sop"}).batch_size == 112  # schema
+    assert resolve("mdprop").arch == "small"  # digits' own
+    path = tmp_path / "mine.yaml"
+    path.write_text("recipe: {epochs: 7, batch_size: 40, samples_per_class: 8}\n")
+    file = read_recipe_file(path)
+    from_file = resolve("mdprop", {}, file)
+    assert (from_file.epochs, from_file.batch_size, from_file.arch) == (7, 40, "small")
+    assert resolve("mdprop", {"epochs": 9}, file).epochs == 9
+    assert resolve("mdprop", {"epochs": 9}, file).batch_size == 40
+
+
+def test_the_data_set_named_in_a_file_brings_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("recipe: {dataset: sop}\n")
+    assert resolve("mdprop", {}, read_recipe_file(path)).epochs == 100
+
+
+def test_methods_bring_their_targets() -> None:
+    assert resolve("standard").targets == ()
+    assert resolve("adversarial").targets == (1,)
+    assert resolve("advprop").targets == (1,)
+    assert resolve("mdprop").targets == (1, 5)
+
+
+def test_yaml_round_trip_keeps_everything(tmp_path: Path) -> None:
+    recipe = make_recipe({"targets": [1, 3, 5], "learning_rate": 1e-5, "root": "somewhere", "seed": 4})
+    published = Published(source="a", threat="b", clean={"recall@1": 1.5}, adversarial={})
+    write_recipe_file(tmp_path / "recipe.yaml", recipe, published)
+    file = read_recipe_file(tmp_path / "recipe.yaml")
+    assert resolve(recipe_file=file) == recipe
+    assert file.published == published
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("recipe: {epsilom: 1}", ["epsilom"]),
+        ("epsilon: 1", ["recipe:"]),
+        ("recipe: {}\nextra: 1", ["extra"]),
+        ("recipe: [", ["YAML"]),
+        ("recipe: {}\npublished: {source: x}", ["published", "clean"]),
+    ],
+)
+def test_a_broken_file_is_refused_with_the_reason(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        read_recipe_file(path)
+    for word in [*words, "bad.yaml"]:
+        assert word in str(caught.value)
+
+
+def test_an_unknown_name_lists_the_packaged_ones() -> None:
+    with pytest.raises(RecipeError, match="mdprop/sop-mdprop-1-5"):
+        read_recipe_file("mdprop/none-such")
+
+
+def test_a_recipe_for_another_method_is_refused() -> None:
+    with pytest.raises(RecipeError, match="is for mdprop, but standard"):
+        resolve("standard", {}, read_recipe_file("mdprop/sop-mdprop-3"))

@@ -1,0 +1,136 @@
+"""Reading and grouping results, tables and the figure."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from robustdml_ext.recipes import NEUTRAL_FIELDS, Recipe, make_recipe
+from robustdml_ext.reporting import (
+    ReportError,
+    comparison_markdown,
+    comparison_table,
+    draw_comparison,
+    group_results,
+    method_label,
+    read_result,
+    result_table,
+)
+from robustdml_ext.reporting.results import SEED_AND_PLACE, mean_and_deviation
+
+
+def _threat(name: str, epsilon: float) -> dict[str, Any]:
+    return {"name": name, "epsilon": epsilon, "steps": 20, "targets": 1 if name == "stax" else 5}
+
+
+def make_result(recall: float = 0.5, **fields: Any) -> dict[str, Any]:
+    entries: list[tuple[dict[str, Any] | None, float]] = [(None, recall)]
+    entries += [(_threat(name, e), recall - 2 * e) for name in ("stax", "mtax") for e in (0.05, 0.1)]
+    results = [
+        {
+            "threat": threat,
+            "metrics": {"recall@1": value, "recall@4": 0.9, "nmi": 0.6, "pi_ratio": 1.0 - value / 2},
+        }
+        for threat, value in entries
+    ]
+    return {"recipe": make_recipe(fields).model_dump(mode="json"), "results": results}
+
+
+def test_what_is_ignored_in_grouping_are_options_of_the_recipe() -> None:
+    assert set(Recipe.model_fields) >= SEED_AND_PLACE
+    # Longer training is another method's figure, though a run may be resumed with more of it.
+    assert SEED_AND_PLACE - {"seed"} == NEUTRAL_FIELDS - {"epochs"}
+
+
+def test_deviation_is_that_of_a_sample() -> None:
+    assert mean_and_deviation([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+    assert mean_and_deviation([1.0]) == (1.0, None)
+
+
+def test_seeds_are_averaged_and_other_recipes_kept_apart() -> None:
+    results = [
+        make_result(0.5, seed=0),
+        make_result(0.7, seed=1, out="b", workers=2),
+        make_result(0.6, epsilon=0.5),
+    ]
+    groups = group_results(results)
+    assert [group.seeds for group in groups] == [[0, 1], [0]]
+    assert groups[0].rows["clean"]["recall@1"] == [0.5, 0.7]
+    assert [group.label for group in groups] == ["MP″ (1, 5), epsilon 0.01", "MP″ (1, 5), epsilon 0.5"]
+    text = comparison_markdown(groups)
+    assert "| 60.00 ± 14.14 |" in text
+    assert "STAX PGD-20, ε = 0.1" in text and "MTAX PGD-20, T = 5, ε = 0.05" in text
+    lines = text.splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    out = io.StringIO()
+    Console(file=out, width=140).print(comparison_table(groups))
+    assert "60.00 ± 14.14" in out.getvalue()
+
+
+def test_the_same_run_twice_is_refused() -> None:
+    with pytest.raises(ReportError, match="seed 0"):
+        group_results([make_result(), make_result()])
+
+
+@pytest.mark.parametrize(
+    ("fields", "label"),
+    [
+        ({"method": "standard", "targets": []}, "ST"),
+        ({"method": "adversarial", "targets": [1]}, "AT"),
+        ({"method": "advprop", "targets": [1]}, "AP′"),
+        ({"targets": [3]}, "MP′ (3)"),
+        ({"targets": [1, 3, 5]}, "MP‴ (1, 3, 5)"),
+        ({"targets": [1, 2, 3, 4]}, "MP^4 (1, 2, 3, 4)"),
+    ],
+)
+def test_labels_are_the_papers(fields: dict[str, Any], label: str) -> None:
+    assert method_label(make_recipe(fields).model_dump(mode="json")) == label
+
+
+def test_results_are_read_from_file_and_folder(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(json.dumps(make_result()))
+    assert read_result(tmp_path) == read_result(tmp_path / "result.json") == make_result()
+
+
+@pytest.mark.parametrize(("text", "word"), [("{", "is not a result"), ("[]", "lacks"), (None, "has ended")])
+def test_a_missing_or_foreign_result_is_named(tmp_path: Path, text: str | None, word: str) -> None:
+    if text is not None:
+        (tmp_path / "result.json").write_text(text)
+    with pytest.raises(ReportError, match=word) as caught:
+        read_result(tmp_path)
+    assert "result.json" in str(caught.value)
+
+
+def test_the_table_of_a_run_shows_published_figures_beside() -> None:
+    result = make_result(0.5)
+    result["published"] = {"clean": {"recall@1": 77.77}, "adversarial": {"recall@1": 33.33}}
+    out = io.StringIO()
+    Console(file=out, width=140).print(result_table(result))
+    for word in ("clean", "STAX PGD-20, ε = 0.1", "50.00", "77.77", "33.33"):
+        assert word in out.getvalue()
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_figure_is_drawn(tmp_path: Path, ending: str) -> None:
+    groups = group_results(
+        [make_result(0.5, seed=0), make_result(0.7, seed=1), make_result(0.4, method="standard", targets=[])]
+    )
+    file = tmp_path / f"figure.{ending}"
+    draw_comparison(groups, file)
+    assert file.stat().st_size > 10_000
+    if ending == "svg":
+        assert "<svg" in file.read_text()[:1000]
+
+
+def test_a_figure_without_attacks_or_of_unknown_format_is_refused(tmp_path: Path) -> None:
+    result = make_result()
+    with pytest.raises(ReportError, match="cannot write"):
+        draw_comparison(group_results([result]), tmp_path / "figure.xyz")
+    result["results"] = result["results"][:1]
+    with pytest.raises(ReportError, match="attack"):
+        draw_comparison(group_results([result]), tmp_path / "figure.png")

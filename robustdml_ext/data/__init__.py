@@ -1,0 +1,25 @@
+"""Data sets in their official layouts, zero-shot splits, samplers, loaders; pixels are floats in [0, 1]."""
+
+from __future__ import annotations
+
+from robustdml_ext.data.catalog import NAMES, Probe, load, probe
+from robustdml_ext.data.errors import BrokenImageError, DataError
+from robustdml_ext.data.loader import EpochLoader, EvaluationBatches, augmentation_keys, evaluation_batches
+from robustdml_ext.data.samplers import PKSampler
+from robustdml_ext.data.splits import DataSplits, LabeledImages
+
+__all__ = [
+    "NAMES",
+    "BrokenImageError",
+    "DataError",
+    "DataSplits",
+    "EpochLoader",
+    "EvaluationBatches",
+    "LabeledImages",
+    "PKSampler",
+    "Probe",
+    "augmentation_keys",
+    "evaluation_batches",
+    "load",
+    "probe",
+]

@@ -1,0 +1,96 @@
+"""From a decoded image to the pixels a model sees, with randomness that depends on nothing but a key."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+AUGMENTATIONS = ("crop-flip", "none")
+CROP_FROM_SIZE = 64  # from this size on images are photographs: random crops to train, central crops to test
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 in [0, 255] becomes float32 in [0, 1]; floats, which are in [0, 1] already, become float32."""
+    if images.dtype == torch.uint8:
+        return images.to(torch.float32).div_(255)
+    return images.to(torch.float32)
+
+
+def random_resized_crop_box(height: int, width: int, key: int) -> tuple[int, int, int, int, bool]:
+    """Draws (top, left, height, width, flip) as RandomResizedCrop and RandomHorizontalFlip, from `key` alone.
+
+    Area 8 % to 100 % of the image, aspect ratio 3/4 to 4/3 (log-uniform), flipped with probability 1/2. Where
+    ten draws do not fit into the image, the largest central crop of an allowed aspect ratio is taken.
+    """
+    draw = random.Random(key)
+    flip = draw.random() < 0.5
+    for _ in range(10):
+        area = height * width * draw.uniform(0.08, 1.0)
+        ratio = math.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3)))
+        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(draw.random() * (height - crop_height + 1))
+            left = int(draw.random() * (width - crop_width + 1))
+            return top, left, crop_height, crop_width, flip
+    ratio = min(max(width / height, 3 / 4), 4 / 3)
+    crop_width, crop_height = min(width, round(height * ratio)), min(height, round(width / ratio))
+    crop_width, crop_height = max(crop_width, 1), max(crop_height, 1)
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width, flip
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Brings an image to `size` x `size` pixels.
+
+    `augment="crop-flip"`: a random crop resized to `size`, flipped half of the time. `augment="none"`: with
+    `center_crop`, the shorter side is resized to 256/224 of `size` and the center cut out; without it the
+    image is resized to the square as a whole (and left alone where it has that size already).
+    """
+
+    size: int
+    augment: str = "none"
+    center_crop: bool = False
+
+    def __post_init__(self) -> None:
+        if self.augment not in AUGMENTATIONS:
+            raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f"image_size must be a positive whole number of pixels, got {self.size!r}")
+
+    @property
+    def random(self) -> bool:
+        """Whether the result depends on a key."""
+        return self.augment != "none"
+
+    def fixed(self, image: Tensor) -> Tensor:
+        """The part that is always the same, [C, H, W] to [C, h, w] of one type; what a cache may keep."""
+        if self.random or (not self.center_crop and image.shape[-2:] == (self.size, self.size)):
+            return image
+        # Takes seconds to import, and listing the data sets never needs it.
+        from torchvision.transforms.v2 import functional as F
+
+        if self.center_crop:
+            shorter = round(self.size * 256 / 224)
+            if min(image.shape[-2:]) != shorter:
+                image = F.resize(image, [shorter], antialias=True)
+            return torch.as_tensor(F.center_crop(image, [self.size, self.size]))
+        return torch.as_tensor(F.resize(image, [self.size, self.size], antialias=True))
+
+    def finish(self, image: Tensor, key: int) -> Tensor:
+        """What is left after `fixed`: the random part, and the step to float32 in [0, 1].
+
+        A function of (image, key) alone. `image` may be a batch [B, C, size, size] where the transform is not
+        random.
+        """
+        if self.random:
+            from torchvision.transforms.v2 import functional as F
+
+            top, left, height, width, flip = random_resized_crop_box(image.shape[-2], image.shape[-1], key)
+            image = F.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
+            if flip:
+                image = F.horizontal_flip(image)
+        return to_float(image)

@@ -1,0 +1,78 @@
+"""The checks every figure begins with, and unit vectors that survive any scale."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Array: TypeAlias = Tensor | npt.NDArray[np.generic]
+
+DISTANCES = ("cosine", "euclidean")
+
+
+def as_matrix(embeddings: Array, name: str = "embeddings") -> Tensor:
+    """`embeddings` [N, D] as a float64 tensor on its device.
+
+    Float64 because a trained embedding may be so crowded that float32 similarities near 1 are all noise, and
+    because no precision setting of the caller (TF32, bfloat16 matrix products) then has a say in a published
+    figure.
+
+    Raises: TypeError where it is no array of numbers; ValueError for the wrong shape or for values that are
+    not finite.
+    """
+    if not isinstance(embeddings, torch.Tensor | np.ndarray):
+        raise TypeError(f"{name} must be a torch tensor or a NumPy array, got {type(embeddings).__name__}")
+    matrix = torch.as_tensor(embeddings).detach()
+    if matrix.dtype == torch.bool or matrix.is_complex():
+        raise TypeError(f"{name} must hold real numbers, got {matrix.dtype}")
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(f"{name} must be a non-empty matrix [N, D], got shape {list(matrix.shape)}")
+    if matrix.device.type == "mps":  # has no float64
+        matrix = matrix.cpu()
+    matrix = matrix.to(torch.float64)
+    finite = matrix.isfinite()
+    if not finite.all():
+        rows = torch.nonzero(~finite.all(1)).flatten()
+        raise ValueError(
+            f"{name} must be finite; {len(rows)} of {len(matrix)} rows hold NaN or infinity, "
+            f"the first is row {int(rows[0])}"
+        )
+    return matrix
+
+
+def as_labels(labels: Array, count: int, name: str = "labels") -> npt.NDArray[np.int64]:
+    """`labels` [N] as int64. Raises: TypeError where they are no integers; ValueError for the wrong shape."""
+    if not isinstance(labels, torch.Tensor | np.ndarray | list | tuple):
+        raise TypeError(f"{name} must be a torch tensor or a NumPy array, got {type(labels).__name__}")
+    numbers = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    if not np.issubdtype(numbers.dtype, np.integer):
+        raise TypeError(f"{name} must be integers, got {numbers.dtype}")
+    if numbers.shape != (count,):
+        raise ValueError(
+            f"{name} must have shape [{count}], one for each embedding; got {list(numbers.shape)}"
+        )
+    return numbers.astype(np.int64)
+
+
+def unit(matrix: Tensor) -> Tensor:
+    """Rows of length 1; a zero row stays zero, at cosine distance 1 from everything."""
+    largest = matrix.abs().amax(1, keepdim=True)
+    # Before any square is taken, so that none overflows or vanishes; afterwards lengths are at least 1, or 0.
+    matrix = matrix / torch.where(largest > 0, largest, 1.0)
+    return matrix / matrix.square().sum(1, keepdim=True).sqrt().clamp_min(1.0)
+
+
+def scale_to_one(largest: float) -> float:
+    """A power of two that brings entries up to `largest` to about 1: no overflow later, no rounding now."""
+    return math.ldexp(1.0, -min(max(math.frexp(largest)[1], -1000), 1000))
+
+
+def check_distance(distance: str) -> None:
+    """Raises: ValueError for a distance that is not offered."""
+    if distance not in DISTANCES:
+        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")

@@ -1,0 +1,94 @@
+"""ArcFace: an additive angular margin to class centers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustdml_ext.losses.embeddings import check_batch, full_precision
+
+
+class ArcFaceLoss(nn.Module):
+    """ArcFace (Deng et al. 2019), with the constants of MDProp, appendix C.1.2.
+
+    L = −(1/B) Σ_i log( exp(s·cos(θ_{i,y_i} + m)) / (exp(s·cos(θ_{i,y_i} + m)) + Σ_{c ≠ y_i} exp(s·cos
+    θ_{i,c})) ) with θ_{i,c} the angle between embedding i and the center of class c. The margin is on the
+    true class alone.
+
+    Where θ + m exceeds π, cos(θ + m) would rise again and reward the worst embeddings; there the logit is
+    cos θ − m·sin m instead, as in the authors' code, so that it falls with θ everywhere. At cos θ = ±1, where
+    θ has no derivative, its share of the gradient is 0. Computed in float32 even under autocast (in float64
+    for float64 embeddings).
+
+    Attributes:
+        centers: `[num_classes, embedding_dim]`, of any length; only their direction counts.
+
+    Args:
+        num_classes: classes C of the training set; labels are 0 to C − 1.
+        embedding_dim: D.
+        margin: m (γ in MDProp), in radians.
+        scale: s.
+        center_lr: learning rate of the centers.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        embedding_dim: int,
+        margin: float = 0.5,
+        scale: float = 16.0,
+        center_lr: float = 5e-4,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1 or embedding_dim < 1:
+            raise ValueError(f"num_classes, embedding_dim: expected >= 1, got {num_classes}, {embedding_dim}")
+        if not 0 <= margin < math.pi:
+            raise ValueError(f"margin: expected an angle in [0, π), got {margin}")
+        if not scale > 0:
+            raise ValueError(f"scale: expected a number above 0, got {scale}")
+        self.num_classes, self.margin, self.scale, self.center_lr = num_classes, margin, scale, center_lr
+        # Uniform directions, of about unit length, so that the learning rate means the same for every D.
+        self.centers = nn.Parameter(torch.randn(num_classes, embedding_dim) / math.sqrt(embedding_dim))
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss of embeddings `[B, D]` with labels int64 `[B]`.
+
+        Raises:
+            TypeError, ValueError: embeddings or labels of another type or shape, or (on the CPU) a label that
+                is no class.
+        """
+        check_batch(embeddings, labels, self.centers.shape[1])
+        if labels.is_cpu:
+            lowest, highest = (int(bound) for bound in labels.aminmax())
+            if lowest < 0 or highest >= self.num_classes:
+                raise ValueError(f"labels: expected 0 to {self.num_classes - 1}, got {lowest} to {highest}")
+        with torch.autocast(embeddings.device.type, enabled=False):
+            unit = F.normalize(full_precision(embeddings), dim=1)
+            cosines = unit @ F.normalize(self.centers.to(unit.dtype), dim=1).T
+            true = cosines.gather(1, labels[:, None])
+            logits = cosines.scatter(1, labels[:, None], self._with_margin(true))
+            return F.cross_entropy(self.scale * logits, labels)
+
+    def _with_margin(self, cosine: Tensor) -> Tensor:
+        """cos(θ + m), continued beyond θ = π − m by what falls on."""
+        cosine = cosine.clamp(-1, 1)
+        smallest = torch.finfo(cosine.dtype).eps
+        sine = ((1 - cosine) * (1 + cosine)).clamp_min(smallest).sqrt()
+        widened = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
+        beyond = cosine - self.margin * math.sin(self.margin)
+        return torch.where(cosine > math.cos(math.pi - self.margin), widened, beyond)
+
+    def parameter_groups(self, base_lr: float) -> list[dict[str, Any]]:
+        """Optimizer groups of the loss's own parameters: the centers, with their own learning rate."""
+        return [{"params": [self.centers], "lr": self.center_lr}]
+
+    def extra_repr(self) -> str:
+        classes, dim = self.centers.shape
+        return f"{classes}, {dim}, margin={self.margin}, scale={self.scale}, center_lr={self.center_lr}"

@@ -1,0 +1,9 @@
+"""Training methods, one paper a file."""
+
+from robustdml_ext.methods.adversarial import Adversarial
+from robustdml_ext.methods.base import Batch, Method, StepOutput
+from robustdml_ext.methods.context import Context
+from robustdml_ext.methods.mdprop import AdvPropD, MDProp
+from robustdml_ext.methods.standard import Standard
+
+__all__ = ["AdvPropD", "Adversarial", "Batch", "Context", "MDProp", "Method", "Standard", "StepOutput"]

@@ -1,0 +1,21 @@
+"""Backbones, the embedding head, and batch norm for several distributions."""
+
+from robustdml_ext.models.build import IMAGENET_MEAN, IMAGENET_STD, build_embedder
+from robustdml_ext.models.convert import convert_norms, to_plain
+from robustdml_ext.models.embedder import Embedder
+from robustdml_ext.models.fusion import fused_forward
+from robustdml_ext.models.norm import DistributionNorm, NormContext
+from robustdml_ext.models.small import SmallNet
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "DistributionNorm",
+    "Embedder",
+    "NormContext",
+    "SmallNet",
+    "build_embedder",
+    "convert_norms",
+    "fused_forward",
+    "to_plain",
+]

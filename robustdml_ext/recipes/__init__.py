@@ -1,0 +1,28 @@
+"""Recipes: everything that makes a run, typed, loadable from YAML, overridable on the command line."""
+
+from __future__ import annotations
+
+from robustdml_ext.recipes.defaults import defaults_for
+from robustdml_ext.recipes.files import (
+    RecipeFile,
+    packaged_recipes,
+    read_recipe_file,
+    resolve,
+    write_recipe_file,
+)
+from robustdml_ext.recipes.schema import METHODS, NEUTRAL_FIELDS, Published, Recipe, RecipeError, make_recipe
+
+__all__ = [
+    "METHODS",
+    "NEUTRAL_FIELDS",
+    "Published",
+    "Recipe",
+    "RecipeError",
+    "RecipeFile",
+    "defaults_for",
+    "make_recipe",
+    "packaged_recipes",
+    "read_recipe_file",
+    "resolve",
+    "write_recipe_file",
+]

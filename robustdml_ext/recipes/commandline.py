@@ -1,0 +1,122 @@
+"""Recipe options as command-line flags, made from the same fields and descriptions as the schema."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+
+from robustdml_ext.recipes.files import read_recipe_file, resolve
+from robustdml_ext.recipes.options import GROUPS
+from robustdml_ext.recipes.schema import Published, Recipe
+
+_EXAMPLES = """
+
+Examples:
+  python -m robustdml_ext.run {method}
+  python -m robustdml_ext.run {method} --dataset sop --root DIR --out runs/sop --resume
+  python -m robustdml_ext.run {method} --recipe FILE_OR_NAME --root DIR --epochs 10
+
+The defaults shown are those of the data set and recipe named on this command line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command line asked for: the recipe, and what to do with an existing run."""
+
+    recipe: Recipe
+    published: Published | None
+    resume: bool
+    overwrite: bool
+    debug: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _RunFlags:
+    """What to do with this run."""
+
+    recipe: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help="A recipe file, or the name of a packaged one (see `list`). Flags given beside it win."
+        ),
+    ] = None
+    resume: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="Go on from OUT/last.pt; starts afresh where there is none, so one command serves for both."
+        ),
+    ] = False
+    overwrite: Annotated[
+        bool, tyro.conf.arg(help="Start afresh where OUT holds a run; that run is lost.")
+    ] = False
+    debug: Annotated[bool, tyro.conf.arg(help="Show the traceback of an error.")] = False
+
+
+def _flag_groups() -> dict[str, type]:
+    # Flags without the schema's ranges: a value out of range is then reported by make_recipe, in our words.
+    groups: dict[str, type] = {}
+    for group in GROUPS:
+        fields = [
+            (
+                name,
+                Annotated[info.annotation, tyro.conf.arg(help=info.description)],
+                dataclasses.field(default=info.default),
+            )
+            for name, info in group.model_fields.items()
+        ]
+        made: type = dataclasses.make_dataclass(group.__name__, fields, frozen=True)
+        made.__doc__ = group.__doc__
+        groups[group.__name__.removesuffix("Options").lower()] = made
+    return groups
+
+
+def parse_run(method: str, summary: str, arguments: Sequence[str], prog: str) -> Request:
+    """Read the flags of a training command.
+
+    The data set and the recipe file are looked up first, so that what ``--help`` shows, and what a flag
+    overrides, are the defaults of exactly this run.
+
+    Raises:
+        RecipeError: a value is out of range, or the recipe file is missing or wrong.
+        SystemExit: 0 after ``--help``, 2 after a flag that cannot be read (its message is on stderr).
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--dataset")
+    early.add_argument("--recipe")
+    try:
+        known, _ = early.parse_known_args(list(arguments))
+    except argparse.ArgumentError:
+        known = argparse.Namespace(dataset=None, recipe=None)
+    recipe_file = read_recipe_file(known.recipe) if known.recipe is not None else None
+    early_flags = {} if known.dataset is None else {"dataset": known.dataset}
+    base = resolve(method, early_flags, recipe_file)
+
+    groups = _flag_groups()
+    flags = dataclasses.make_dataclass("Flags", [("run", _RunFlags), *groups.items()], frozen=True)
+    defaults = {
+        name: group(**{field.name: getattr(base, field.name) for field in dataclasses.fields(group)})
+        for name, group in groups.items()
+    }
+    given: Any = tyro.cli(
+        flags,
+        default=flags(run=_RunFlags(recipe=known.recipe), **defaults),
+        args=list(arguments),
+        prog=prog,
+        description=summary + _EXAMPLES.format(method=method),
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    values: dict[str, Any] = {}
+    for name in groups:
+        group = getattr(given, name)
+        values.update({field.name: getattr(group, field.name) for field in dataclasses.fields(group)})
+    return Request(
+        recipe=resolve(method, values),
+        published=recipe_file.published if recipe_file is not None else None,
+        resume=given.run.resume,
+        overwrite=given.run.overwrite,
+        debug=given.run.debug,
+    )

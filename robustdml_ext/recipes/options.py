@@ -1,0 +1,185 @@
+"""The options of a run, in readable groups; :class:`~robustdml_ext.recipes.Recipe` is their sum.
+
+Each description here is the text that ``--help`` prints, so it says what the value does and in which unit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+def option(default: Any, description: str, *, neutral: bool = False, **constraints: Any) -> Any:
+    """Return a field with its help text; ``neutral`` marks what may differ when a run is resumed."""
+    return Field(default, description=description, json_schema_extra={"neutral": neutral}, **constraints)
+
+
+class OptionGroup(BaseModel):
+    """Base of the groups: read-only once made, and a field that does not exist is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataOptions(OptionGroup):
+    """Which images, and how they are read."""
+
+    dataset: str = option("digits", "Data set: digits (built in), sop, or folder. `list` describes them.")
+    root: str | None = option(
+        None, "Folder that holds the data set, in its official layout. digits needs none.", neutral=True
+    )
+    image_size: int | None = option(
+        None,
+        "Side of the square images that the network sees, in pixels. None: what the data set calls for.",
+        ge=1,
+    )
+    channels: Literal[1, 3] | None = option(None, "1 for gray, 3 for color. None: what the data set has.")
+    augment: str = option("default", "Training augmentation: default (what the data set calls for) or none.")
+    train_classes: str | None = option(
+        None,
+        "For folder: a text file with one class name a line; these are trained on, the rest is tested. "
+        "None: the first half of the sorted class names trains.",
+    )
+    on_broken: Literal["error", "skip"] = option(
+        "error",
+        "What a truncated image does: error names it and stops, skip names it and goes on without it.",
+    )
+
+
+class ModelOptions(OptionGroup):
+    """The network that turns an image into an embedding."""
+
+    arch: str = option("resnet50", "small (for small images), or any torchvision network with batch norm.")
+    weights: str = option(
+        "imagenet", "Starting weights: imagenet (downloaded by torchvision), none, or a FILE."
+    )
+    embedding_dim: int = option(128, "Length D of the embedding.", ge=1)
+    norm_noise: float = option(
+        0.0, "Standard deviation of the noise added to the auxiliary norms' γ and β at the start (γ^k).", ge=0
+    )
+    freeze_norm: bool = option(
+        False, "Keep the batch-norm statistics of the starting weights (Roth et al. do, for their baselines)."
+    )
+
+
+class LossOptions(OptionGroup):
+    """The metric loss and its constants (appendix C.1 of the MDProp paper)."""
+
+    loss: Literal["multisimilarity", "arcface"] = option("multisimilarity", "Metric loss.")
+    multisimilarity_alpha: float = option(2.0, "α: sharpness over positive pairs.", gt=0)
+    multisimilarity_beta: float = option(40.0, "β: sharpness over negative pairs.", gt=0)
+    multisimilarity_base: float = option(0.5, "λ: the similarity that separates positive from negative.")
+    multisimilarity_epsilon: float = option(0.1, "ε: slack of the pair mining, in cosine similarity.", ge=0)
+    arcface_margin: float = option(0.5, "γ: additive angular margin, in radians.", ge=0)
+    arcface_scale: float = option(16.0, "s: radius of the sphere that the logits live on.", gt=0)
+    arcface_center_lr: float = option(5e-4, "Learning rate of the class centers.", gt=0)
+
+
+class AttackOptions(OptionGroup):
+    """The adversarial examples that are trained on."""
+
+    targets: tuple[int, ...] = option(
+        (1, 5),
+        "How many targets each adversarial distribution aims at: 1 is AdvProp-D, 3 is MP', 1 5 is MP'', "
+        "1 3 5 is MP'''. One auxiliary norm is made per number. For adversarial: one number.",
+    )
+    epsilon: float = option(
+        0.01, "ε of the training attack: largest change of a pixel, pixels being in [0, 1].", ge=0
+    )
+    attack_steps: int = option(1, "Gradient steps of the training attack.", ge=1)
+    attack_step_size: float | None = option(None, "Size of one step, in pixels. None: ε / steps.", gt=0)
+    random_start: float = option(
+        0.0, "Half width of the uniform noise that the training attack starts from, in pixels.", ge=0
+    )
+    targets_from: Literal["start", "clean"] = option(
+        "start",
+        "Where the targets are embedded: start, by the attack's own first pass, at no cost; clean, by a pass "
+        "of its own over the images without the random start.",
+    )
+    joint_loss: bool = option(
+        False,
+        "One loss over the clean and adversarial batches put together, as the published code has it, "
+        "in place of one loss per distribution, as the paper has it (equation 5).",
+    )
+
+
+class TrainingOptions(OptionGroup):
+    """The optimization."""
+
+    batch_size: int = option(112, "Images in a batch, over all processes together.", ge=2)
+    samples_per_class: int = option(2, "Images of each class in a batch (K of P×K).", ge=1)
+    epochs: int = option(
+        150, "Passes over the training images. A finished run resumes with more.", neutral=True, ge=0
+    )
+    learning_rate: float = option(1e-5, "Learning rate; there is no schedule.", gt=0)
+    weight_decay: float = option(4e-4, "Weight decay.", ge=0)
+    optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "Optimizer. sgd has momentum 0.9.")
+    seed: int = option(0, "Seed of everything drawn: weights, batches, augmentation, targets.", ge=0)
+    select_on_test: bool = option(
+        False,
+        "Keep as best.pt the weights with the highest clean Recall@1 on the TEST classes, and judge those. "
+        "Optimistic, and recorded in the result. Otherwise the last weights are judged.",
+    )
+
+
+class MachineOptions(OptionGroup):
+    """Where the run is written and what it runs on. A resumed run may change these."""
+
+    out: str | None = option(
+        None,
+        "Folder of the run. None: runs/DATASET-METHOD-LOSS-seedN, in the working directory.",
+        neutral=True,
+    )
+    device: str = option("auto", "auto, cpu, cuda, or cuda:N.", neutral=True)
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "Arithmetic of the network. auto: bfloat16 autocast on CUDA, float32 on the CPU."
+    )
+    workers: int = option(
+        0, "Processes that read images ahead. 0: read in the training process.", neutral=True, ge=0
+    )
+    threads: int | None = option(None, "CPU threads of PyTorch. None: PyTorch's choice.", neutral=True, ge=1)
+    save_every: int | None = option(
+        None, "Steps between checkpoints. None: one at the end of each epoch.", neutral=True, ge=1
+    )
+    keep: int = option(0, "Older checkpoints to keep, as step-N.pt, beside last.pt.", neutral=True, ge=0)
+    log_every: int = option(
+        10, "Steps between lines of metrics.jsonl; each is the mean since the last.", neutral=True, ge=1
+    )
+    tensorboard: bool = option(
+        True, "Write the curves for TensorBoard too, in OUT/tensorboard.", neutral=True
+    )
+
+
+class EvaluationOptions(OptionGroup):
+    """How the trained network is judged, on classes that it has not seen."""
+
+    attack_epsilons: tuple[float, ...] = option(
+        (0.01,),
+        "ε of the test attacks, in pixels; every one is run towards one target (STAX) and several (MTAX).",
+        neutral=True,
+    )
+    eval_steps: int = option(
+        20, "Gradient steps of the test attacks (20: PGD-20), each of size ε / steps.", neutral=True, ge=1
+    )
+    eval_mtax_targets: int = option(
+        5, "Targets of the multi-targeted test attack (MTAX).", neutral=True, ge=1
+    )
+    recall_at: tuple[int, ...] = option((1, 2, 4, 8), "The k of Recall@k.", neutral=True)
+    evaluate_every: int = option(
+        0,
+        "Epochs between clean evaluations on the test classes while training, for the curves. 0: none.",
+        neutral=True,
+        ge=0,
+    )
+    eval_batch_size: int = option(256, "Images in a batch of the evaluation.", neutral=True, ge=1)
+
+
+GROUPS: tuple[type[OptionGroup], ...] = (
+    DataOptions,
+    ModelOptions,
+    LossOptions,
+    AttackOptions,
+    TrainingOptions,
+    EvaluationOptions,
+    MachineOptions,
+)

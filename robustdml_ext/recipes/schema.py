@@ -1,0 +1,137 @@
+"""The recipe: everything that makes a run, typed, in one flat and read-only object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from robustdml_ext.recipes.options import (
+    AttackOptions,
+    DataOptions,
+    EvaluationOptions,
+    LossOptions,
+    MachineOptions,
+    ModelOptions,
+    TrainingOptions,
+)
+
+MethodName = Literal["standard", "adversarial", "advprop", "mdprop"]
+
+METHODS: dict[str, str] = {
+    "standard": "Standard training (ST): the metric loss on clean images.",
+    "adversarial": "Adversarial training (AT): clean and targeted adversarial images, sharing their norms.",
+    "advprop": "AdvProp-D (AP'): clean and single-targeted adversarial images, each with its own norms.",
+    "mdprop": "MDProp (MP): clean, single- and multi-targeted adversarial images, each with its own norms.",
+}
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run as asked. The message names the option, what came and what was expected."""
+
+
+class Recipe(
+    MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, LossOptions, ModelOptions, DataOptions
+):
+    """All the options of one run; :func:`robustdml_ext.recipes.resolve` makes it with the right defaults."""
+
+    method: MethodName = Field("mdprop", description="Training method.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        expected = {
+            "standard": (len(self.targets) == 0, "none, as it trains on clean images alone"),
+            "adversarial": (len(self.targets) == 1, "one number"),
+            "advprop": (self.targets == (1,), "1; for other numbers use mdprop"),
+            "mdprop": (len(self.targets) >= 1, "at least one number"),
+        }
+        fits, wanted = expected[self.method]
+        if not fits:
+            raise ValueError(f"targets of {self.method} must be {wanted}; got {list(self.targets)}")
+        positive: dict[str, tuple[float, ...]] = {
+            "targets": self.targets,
+            "recall_at": self.recall_at,
+            "attack_epsilons": self.attack_epsilons,
+        }
+        for name, values in positive.items():
+            if any(value <= 0 for value in values):
+                raise ValueError(f"{name} must hold numbers above 0; got {list(values)}")
+        if 1 not in self.recall_at:
+            raise ValueError(
+                f"recall_at must hold 1, which tables and model selection use; got {list(self.recall_at)}"
+            )
+        if self.batch_size % self.samples_per_class:
+            raise ValueError(
+                "batch_size must be a multiple of samples_per_class; "
+                f"got {self.batch_size} and {self.samples_per_class}"
+            )
+        if self.joint_loss and self.method not in ("advprop", "mdprop"):
+            raise ValueError(f"joint_loss is for advprop and mdprop; got it with {self.method}")
+        if self.select_on_test and not self.evaluate_every:
+            raise ValueError("select_on_test needs evaluate_every above 0; got 0")
+        return self
+
+    @property
+    def out_folder(self) -> str:
+        """Folder of the run: ``out``, or a name made of the data set, the method and the seed."""
+        if self.out is not None:
+            return self.out
+        targets = (
+            "".join(f"-{count}" for count in self.targets) if self.method in ("mdprop", "adversarial") else ""
+        )
+        return f"runs/{self.dataset}-{self.method}{targets}-{self.loss}-seed{self.seed}"
+
+    def differences(self, other: Recipe) -> list[str]:
+        """Name the options in which two recipes differ in a way that would train different weights."""
+        fixed = [name for name in type(self).model_fields if name not in NEUTRAL_FIELDS]
+        return [name for name in fixed if getattr(self, name) != getattr(other, name)]
+
+
+def _is_neutral(name: str) -> bool:
+    extra = Recipe.model_fields[name].json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("neutral"))
+
+
+NEUTRAL_FIELDS: frozenset[str] = frozenset(name for name in Recipe.model_fields if _is_neutral(name))
+"""Options that a resumed run may change: where it runs, what it writes, how it is judged, how long."""
+
+
+class Published(BaseModel):
+    """Figures that a paper printed for a recipe, as printed: R@k and NMI in percent, π_ratio as a ratio."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(description="Paper, table and row.")
+    threat: str = Field(description="The attack behind the adversarial figures.")
+    clean: dict[str, float]
+    adversarial: dict[str, float]
+    clean_deviation: dict[str, float] = Field(default_factory=dict)
+    adversarial_deviation: dict[str, float] = Field(default_factory=dict)
+
+
+def make_recipe(fields: Mapping[str, Any]) -> Recipe:
+    """Check ``fields`` and make a :class:`Recipe`.
+
+    Raises:
+        RecipeError: one line per option that is unknown, has the wrong type, or is out of range.
+    """
+    try:
+        return Recipe(**fields)
+    except ValidationError as error:
+        raise RecipeError(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """Turn pydantic's report into lines that name the option, what was wrong, and what came."""
+    lines = []
+    for entry in error.errors():
+        name = ".".join(str(part) for part in entry["loc"])
+        if entry["type"] == "extra_forbidden":
+            lines.append(f"{name} is not an option")
+        elif entry["type"] == "value_error":
+            lines.append(str(entry["ctx"]["error"]))
+        else:
+            message = entry["msg"].replace("Input should be", "must be")
+            lines.append(f"{name} {message}; got {entry['input']!r}")
+    return "; ".join(lines)

@@ -1,0 +1,21 @@
+"""Reporting: results of several runs as tables and figures."""
+
+from __future__ import annotations
+
+from robustdml_ext.reporting.figures import draw_comparison
+from robustdml_ext.reporting.results import Group, ReportError, group_results, method_label, read_result
+from robustdml_ext.reporting.screen import doctor_report
+from robustdml_ext.reporting.tables import comparison_markdown, comparison_table, result_table
+
+__all__ = [
+    "Group",
+    "ReportError",
+    "comparison_markdown",
+    "comparison_table",
+    "doctor_report",
+    "draw_comparison",
+    "group_results",
+    "method_label",
+    "read_result",
+    "result_table",
+]

@@ -1,0 +1,128 @@
+"""Reading ``result.json`` files, and putting runs together that differ in the seed alone."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# What may differ between runs whose figures belong in one mean: the seed, and where and how fast they ran.
+SEED_AND_PLACE = frozenset(
+    {"seed", "out", "root", "device", "workers", "threads", "save_every", "keep", "log_every", "tensorboard",
+     "evaluate_every", "eval_batch_size", "attack_epsilons", "eval_steps", "eval_mtax_targets", "recall_at"}
+)  # fmt: skip
+
+
+class ReportError(ValueError):
+    """A result that is missing or cannot be read. The message says which file and what was expected."""
+
+
+def read_result(path: str | Path) -> dict[str, Any]:
+    """Read a run's ``result.json``, given the file or the run's folder.
+
+    Raises:
+        ReportError: there is none (the run has not ended), or it is not one of ours.
+    """
+    place = Path(path)
+    file = place / "result.json" if place.is_dir() else place
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReportError(f"no result at {file}: name the folder of a run that has ended") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ReportError(f"{file} is not a result: {error}") from None
+    if not isinstance(result, dict) or not {"recipe", "results"} <= set(result):
+        raise ReportError(f"{file} is not a result: it lacks `recipe` or `results`")
+    return result
+
+
+def method_label(recipe: Mapping[str, Any]) -> str:
+    """Return a method's short name as the papers print it: ST, AT, AP′, MP′ (3), MP″ (1, 5)."""
+    targets = ", ".join(str(count) for count in recipe["targets"])
+    primes = {1: "′", 2: "″", 3: "‴"}.get(len(recipe["targets"]), f"^{len(recipe['targets'])}")
+    names = {
+        "standard": "ST",
+        "adversarial": "AT" if targets == "1" else f"AT ({targets})",
+        "advprop": "AP′",
+        "mdprop": f"MP{primes} ({targets})",
+    }
+    return names.get(recipe["method"], str(recipe["method"]))
+
+
+def inputs_label(threat: Mapping[str, Any] | None) -> str:
+    """Return what the images were: clean, or the attack with its steps, targets and ε."""
+    if threat is None:
+        return "clean"
+    targets = f", T = {threat['targets']}" if threat["name"] == "mtax" else ""
+    return f"{threat['name'].upper()} PGD-{threat['steps']}{targets}, ε = {threat['epsilon']:g}"
+
+
+@dataclass
+class Group:
+    """Runs of one recipe with several seeds.
+
+    Attributes:
+        label: short name, unique among the groups compared.
+        recipe: the recipe of the first run.
+        seeds: one for each run.
+        rows: the figures of each kind of input, by ``inputs_label``; each metric with one value for each run.
+        threats: the threat model of each row; None for clean.
+    """
+
+    label: str
+    recipe: dict[str, Any]
+    seeds: list[int] = field(default_factory=list)
+    rows: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    threats: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Add a run's figures."""
+        self.seeds.append(result["recipe"]["seed"])
+        for entry in result["results"]:
+            name = inputs_label(entry["threat"])
+            self.threats[name] = entry["threat"]
+            row = self.rows.setdefault(name, {})
+            for metric, value in entry["metrics"].items():
+                row.setdefault(metric, []).append(value)
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean, and the sample standard deviation (n - 1) where there are two values or more."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def group_results(results: Iterable[Mapping[str, Any]]) -> list[Group]:
+    """Put together the runs whose recipes differ in nothing but the seed and where they ran.
+
+    Raises:
+        ReportError: the same recipe and seed came twice, which would count one run as two.
+    """
+    groups: dict[str, Group] = {}
+    for result in results:
+        recipe = dict(result["recipe"])
+        kept = {name: value for name, value in recipe.items() if name not in SEED_AND_PLACE}
+        group = groups.setdefault(json.dumps(kept, sort_keys=True), Group(method_label(recipe), recipe))
+        if recipe["seed"] in group.seeds:
+            raise ReportError(f"two results of {group.label} have seed {recipe['seed']}; give each run once")
+        group.add(result)
+    found = list(groups.values())
+    _tell_apart(found)
+    return found
+
+
+def _tell_apart(groups: list[Group]) -> None:
+    labels = [group.label for group in groups]
+    for group in groups:
+        if labels.count(group.label) == 1:
+            continue
+        alike = [other for other in groups if other.recipe["method"] == group.recipe["method"]]
+        differing = [
+            name
+            for name in group.recipe
+            if name not in SEED_AND_PLACE | {"method", "targets"}
+            and any(other.recipe.get(name) != group.recipe[name] for other in alike)
+        ]
+        group.label += "".join(f", {name} {group.recipe[name]}" for name in differing)

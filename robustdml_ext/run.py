@@ -1,0 +1,152 @@
+"""The command line: ``python -m robustdml_ext.run COMMAND``. It knows everything, and nothing knows it.
+
+Exit codes: 0 done; 1 failed or interrupted; 2 asked wrongly, or something that is needed is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from robustdml_ext.recipes import METHODS, RecipeError
+from robustdml_ext.recipes.commandline import Request, parse_run
+
+# PyTorch takes seconds to import, so everything that needs it is imported by the command that needs it.
+
+PROGRAM = "python -m robustdml_ext.run"
+
+TOOLS = {
+    "list": "Methods, data sets and packaged recipes.",
+    "show": "A recipe, whole, and the figures published for it.",
+    "compare": "Finished runs side by side: mean and deviation over seeds, as a table and a figure.",
+    "doctor": "Versions, kernel libraries, GPU and data sets: what is live, and why the rest is not.",
+}
+
+_OVERVIEW = """usage: {program} COMMAND [OPTIONS]
+
+Train image embeddings that survive attack, and measure how they do.
+
+methods:
+{methods}
+
+tools:
+{tools}
+
+examples:
+  {program} mdprop
+      MDProp on scikit-learn's digits: nothing to download, about a minute on a laptop
+  {program} mdprop --dataset sop --root DIR --targets 1 5 --out runs/sop --resume
+      on Stanford Online Products; the same command goes on after it was stopped
+  torchrun --nproc-per-node 2 -m robustdml_ext.run mdprop --recipe mdprop/sop-mdprop-1-5 --root DIR
+      a published row, on two processes
+
+`{program} COMMAND --help` describes every option of a command.
+exit codes: 0 done; 1 failed or interrupted; 2 asked wrongly, or something needed is missing
+"""
+
+
+class UsageError(Exception):
+    """The command line does not make sense, or names something that is not there."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        arguments: the command and its options; those of this process by default.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    command, options = words[0], words[1:]
+    debug = "--debug" in options
+    try:
+        if command in METHODS:
+            return _train(parse_run(command, METHODS[command], options, f"{PROGRAM} {command}"))
+        if command in TOOLS:
+            from robustdml_ext import tools
+
+            return tools.run(command, options, f"{PROGRAM} {command}")
+        raise UsageError(f"unknown command {command!r}; expected one of {', '.join([*METHODS, *TOOLS])}")
+    except SystemExit as leaving:  # of the option parsers, after help (0) or a message (2)
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except KeyboardInterrupt:
+        _complain("stopped. A run that has saved a checkpoint goes on by the same command with --resume.")
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _answer(error)
+
+
+def _overview() -> str:
+    width = max(len(name) for name in [*METHODS, *TOOLS])
+    methods, tools = (
+        "\n".join(f"  {name:{width}}  {summary}" for name, summary in entries.items())
+        for entries in (METHODS, TOOLS)
+    )
+    return _OVERVIEW.format(program=PROGRAM, methods=methods, tools=tools)
+
+
+def _exit_code(error: Exception) -> int:
+    from robustdml_ext.data import DataError
+    from robustdml_ext.reporting import ReportError
+    from robustdml_ext.training import RunRefusedError
+
+    return 2 if isinstance(error, RecipeError | UsageError | RunRefusedError | DataError | ReportError) else 1
+
+
+def _answer(error: Exception) -> int:
+    """Say what went wrong, once, and return the exit code that it deserves."""
+    from robustdml_ext.training import InterruptedRunError, NonFiniteLossError
+
+    code = _exit_code(error)
+    if code == 1 and not isinstance(error, InterruptedRunError | NonFiniteLossError):
+        _complain(f"failed: {type(error).__name__}: {error} (--debug shows the traceback)")
+    elif os.environ.get("RANK", "0") == "0":
+        # Every process of a run comes to the same conclusion; one of them says it.
+        _complain(str(error))
+    return code
+
+
+def _complain(message: str) -> None:
+    print(f"robustdml_ext: {message}", file=sys.stderr)
+
+
+def _train(request: Request) -> int:
+    import torch
+
+    from robustdml_ext.tools import console
+    from robustdml_ext.training import RunRefusedError, start_processes, stop_processes
+    from robustdml_ext.training.folder import FAILURE, check_folder
+
+    recipe = request.recipe
+    folder = Path(recipe.out_folder)
+    go_on = check_folder(folder, resume=request.resume, overwrite=request.overwrite)
+    if recipe.threads is not None:
+        torch.set_num_threads(recipe.threads)
+    processes = start_processes(recipe.device)
+    try:
+        from robustdml_ext.assemble import assemble
+
+        try:
+            job = assemble(recipe, processes)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            # Before the first step, a wrong value or a missing file is a matter of what was asked for.
+            raise RunRefusedError(str(error)) from error
+        job.run(folder, console(), go_on=go_on, published=request.published)
+    except Exception as error:
+        if _exit_code(error) == 1 and folder.is_dir() and processes.writes:
+            (folder / FAILURE).write_text(traceback.format_exc(), encoding="utf-8")
+        raise
+    finally:
+        stop_processes()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

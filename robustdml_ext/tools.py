@@ -1,0 +1,131 @@
+"""The tools of the command line, beside training: list, show, compare, doctor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+import yaml
+from rich.console import Console
+
+from robustdml_ext.recipes import METHODS, packaged_recipes, read_recipe_file, resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """Methods, data sets and packaged recipes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Show:
+    """A recipe, whole, and the figures published for it.
+
+    Example: python -m robustdml_ext.run show mdprop/sop-mdprop-1-5
+    """
+
+    recipe: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(help="A packaged recipe's name (see `list`), or a file.")
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compare:
+    """Finished runs side by side. Runs that differ in the seed alone are put together: mean ± deviation.
+
+    Example: python -m robustdml_ext.run compare runs/* --figure robustness.png
+    """
+
+    runs: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help="Folders of runs, or result.json files.")
+    ]
+    figure: Annotated[
+        str | None, tyro.conf.arg(help="Draw R@1 and π_ratio against ε into this file (png, svg or pdf).")
+    ] = None
+    markdown: Annotated[bool, tyro.conf.arg(help="Print the table as Markdown.")] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Versions, kernel libraries, GPU and data sets: what is live, and why the rest is not.
+
+    Example: python -m robustdml_ext.run doctor --root DIR --json
+    """
+
+    json: Annotated[bool, tyro.conf.arg(help="Print JSON and nothing else.")] = False
+    root: Annotated[str | None, tyro.conf.arg(help="Folder to look for data sets in.")] = None
+
+
+def run(command: str, options: Sequence[str], prog: str) -> int:
+    """Run a tool by name.
+
+    Returns:
+        The exit code.
+    """
+    if command == "list":
+        tyro.cli(List, args=list(options), prog=prog)
+        return _list()
+    if command == "show":
+        return _show(tyro.cli(Show, args=list(options), prog=prog))
+    if command == "compare":
+        return _compare(tyro.cli(Compare, args=list(options), prog=prog))
+    return _doctor(tyro.cli(Doctor, args=list(options), prog=prog))
+
+
+def console() -> Console:
+    """Return a console as wide as the terminal; where there is none, wide enough for every table."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _list() -> int:
+    from robustdml_ext.data import NAMES
+
+    for heading, entries in (("methods", METHODS), ("data sets", NAMES)):
+        print(f"{heading}:")
+        for name, summary in entries.items():
+            print(f"  {name:12} {summary}")
+    print("recipes (`show NAME` prints one, `METHOD --recipe NAME` runs it):")
+    for name in packaged_recipes():
+        print(f"  {name:48} {read_recipe_file(name).title}")
+    return 0
+
+
+def _show(asked: Show) -> int:
+    file = read_recipe_file(asked.recipe)
+    content = {"title": file.title, "recipe": resolve(recipe_file=file).model_dump(mode="json")}
+    if file.published is not None:
+        content["published"] = file.published.model_dump(mode="json")
+    print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110), end="")
+    return 0
+
+
+def _compare(asked: Compare) -> int:
+    from robustdml_ext import reporting
+
+    if not asked.runs:
+        raise reporting.ReportError("name at least one run to compare")
+    groups = reporting.group_results(reporting.read_result(path) for path in asked.runs)
+    if asked.markdown:
+        print(reporting.comparison_markdown(groups), end="")
+    else:
+        console().print(reporting.comparison_table(groups))
+    if asked.figure is not None:
+        reporting.draw_comparison(groups, asked.figure)
+        print(f"figure: {asked.figure}", file=sys.stderr)
+    return 0
+
+
+def _doctor(asked: Doctor) -> int:
+    from robustdml_ext.data import probe
+    from robustdml_ext.reporting import doctor_report
+    from robustdml_ext.training import describe_environment
+
+    facts = {**describe_environment(), "data": [dataclasses.asdict(found) for found in probe(asked.root)]}
+    if asked.json:
+        print(json.dumps(facts, indent=2, default=str))
+    else:
+        console().print(doctor_report(facts))
+    return 0

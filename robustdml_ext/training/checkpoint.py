@@ -1,0 +1,103 @@
+"""Checkpoints that are either whole or not there: written beside their name, synced to disk, then renamed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from robustdml_ext.training.errors import CheckpointError
+
+FORMAT = "robustdml_ext checkpoint 1"
+_KEYS = frozenset({"format", "recipe", "step", "method", "optimizer", "random", "metrics", "best"})
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Replace ``path`` with what ``write`` puts into a file; after a crash at any moment the old file stands.
+
+    Args:
+        path: the file to replace or make; its folder must exist.
+        write: called with the new file, open for binary writing.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; ``path`` is as it was.
+    """
+    # The same folder, since a rename is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this the rename itself may be lost when the machine stops.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint atomically. ``state`` must hold the keys that :func:`load_checkpoint` promises."""
+    whole = {"format": FORMAT, **state}
+    if missing := sorted(_KEYS - set(whole)):
+        raise ValueError(f"state must hold {sorted(_KEYS)}; it lacks {missing}")
+    write_atomically(path, lambda file: torch.save(whole, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, refusing to run any code that a file may carry.
+
+    Returns:
+        A dict: ``recipe``, ``step`` (steps done), ``method``, ``optimizer``, ``random``, ``metrics``, ``best``.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or not a checkpoint of this package.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {path}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path} is truncated or is not a checkpoint ({reason}). "
+            "Remove it, or put an older step-N.pt in its place, then resume."
+        ) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not set(state) >= _KEYS:
+        raise CheckpointError(f"{path} is not a checkpoint of this package (expected format {FORMAT!r})")
+    return state
+
+
+def keep_copy(path: Path, step: int, keep: int) -> None:
+    """Keep ``path`` as ``step-<step>.pt`` beside it, and drop the oldest such copies beyond ``keep``."""
+    if keep <= 0:
+        return
+    copy_atomically(path, path.with_name(f"step-{step:08d}.pt"))
+    for old in sorted(path.parent.glob("step-*.pt"))[:-keep]:
+        old.unlink()
+
+
+def copy_atomically(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``; a hard link where the file system has them."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        write_atomically(target, lambda file: file.write(source.read_bytes()))
+        return
+    os.replace(temporary, target)
+    _sync_folder(target.parent)

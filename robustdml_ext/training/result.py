@@ -1,0 +1,129 @@
+"""The end of a run: judge the network on unseen classes, clean and attacked, and write down everything."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from robustdml_ext.data import EvaluationBatches, LabeledImages, evaluation_batches
+from robustdml_ext.evaluation import ThreatModel, embed, evaluate, evaluate_under
+from robustdml_ext.methods import Method
+from robustdml_ext.models import Embedder
+from robustdml_ext.recipes import Published, Recipe
+from robustdml_ext.training import folder as names
+from robustdml_ext.training.checkpoint import load_checkpoint, write_atomically
+from robustdml_ext.training.environment import describe_environment
+from robustdml_ext.training.precision import Precision
+from robustdml_ext.training.state import load_weights
+from robustdml_ext.training.summary import TrainingSummary
+
+
+def _batches(images: LabeledImages, recipe: Recipe, precision: Precision) -> EvaluationBatches:
+    pin = precision.device.type == "cuda"
+    return evaluation_batches(images, recipe.eval_batch_size, num_workers=recipe.workers, pin_memory=pin)
+
+
+def evaluate_clean(
+    network: nn.Module, images: LabeledImages, recipe: Recipe, precision: Precision
+) -> dict[str, float]:
+    """Return the clean figures of a network on ``images``, as fractions."""
+    with precision.autocast():
+        embeddings, labels = embed(network, _batches(images, recipe, precision), precision.device)
+    return evaluate(embeddings, labels, recall_at=recipe.recall_at, seed=recipe.seed, device=precision.device)
+
+
+def threat_models(recipe: Recipe) -> list[ThreatModel]:
+    """Return the attacks to be judged under: STAX and MTAX at each ε, white-box PGD in l∞."""
+    return [
+        ThreatModel(name=name, epsilon=epsilon, steps=recipe.eval_steps, targets=targets)
+        for name, targets in (("stax", 1), ("mtax", recipe.eval_mtax_targets))
+        for epsilon in recipe.attack_epsilons
+    ]
+
+
+def judge(
+    network: nn.Module, images: LabeledImages, recipe: Recipe, precision: Precision, console: Console
+) -> list[dict[str, Any]]:
+    """Return ``{"threat", "metrics", "seconds"}`` for clean images and under every attack."""
+    began = time.perf_counter()
+    found: list[dict[str, Any]] = []
+    clean = evaluate_clean(network, images, recipe, precision)
+    found.append({"threat": None, "metrics": clean, "seconds": time.perf_counter() - began})
+    models, batches = threat_models(recipe), _batches(images, recipe, precision)
+    with console.status("judging") as status:
+        for number, threat in enumerate(models, 1):
+            status.update(
+                f"judging under attack {number} of {len(models)}: {threat.name}, ε = {threat.epsilon:g}"
+            )
+            began = time.perf_counter()
+            with precision.autocast():
+                metrics = evaluate_under(network, batches, threat, recipe.seed, recall_at=recipe.recall_at)
+            seconds = time.perf_counter() - began
+            found.append({"threat": asdict(threat), "metrics": metrics, "seconds": seconds})
+    return found
+
+
+def finish_run(
+    method: Method,
+    test: LabeledImages,
+    recipe: Recipe,
+    published: Published | None,
+    folder: Path,
+    precision: Precision,
+    summary: TrainingSummary,
+    console: Console,
+) -> dict[str, Any]:
+    """Judge the chosen weights and write ``result.json`` and ``backbone.pt``.
+
+    The weights are those of the last step, or, where ``select_on_test`` was asked for, those of ``best.pt``.
+
+    Returns:
+        The content of ``result.json``.
+    """
+    if recipe.select_on_test:
+        best = folder / names.BEST
+        load_weights(method, load_checkpoint(best)["method"], str(best))
+    network = method.embedder
+    network.eval()
+    result: dict[str, Any] = {
+        "recipe": recipe.model_dump(mode="json"),
+        "published": None if published is None else published.model_dump(mode="json"),
+        "results": judge(network, test, recipe, precision, console),
+        "weights": {
+            "chosen": "best" if recipe.select_on_test else "last",
+            "select_on_test": recipe.select_on_test,
+            "best": summary.best,
+        },
+        "seeds": {"training": recipe.seed, "attacks": recipe.seed, "clustering": recipe.seed},
+        "precision": precision.name,
+        "device": str(precision.device),
+        "timing": summary.timing(),
+        "backbone": save_backbone(network, recipe, folder),
+        "environment": describe_environment(),
+    }
+    result["timing"]["judging_seconds"] = sum(entry["seconds"] for entry in result["results"])
+    text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(folder / names.RESULT, lambda file: file.write(text.encode()))
+    return result
+
+
+def save_backbone(network: Embedder, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Write the plain network's state dict as ``backbone.pt`` and return what its user must know."""
+    state = {name: value.cpu().contiguous() for name, value in network.export().state_dict().items()}
+    write_atomically(folder / names.BACKBONE, lambda file: torch.save(state, file))
+    return {
+        "file": names.BACKBONE,
+        "arch": recipe.arch,
+        "num_classes": network.embedding_dim,
+        "mean": network.mean.flatten().tolist(),
+        "std": network.std.flatten().tolist(),
+        "use": "load into the plain architecture with num_classes outputs; normalize pixels of [0, 1] "
+        "by mean and std; scale the outputs to unit length",
+    }
