@@ -4,78 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-import torch.distributed
-from rich.console import Console
 from torch import nn
 
-from robustdml_ext import data, reporting
+from robustdml_ext import data
 from robustdml_ext.attacks import PGD
 from robustdml_ext.losses import ArcFaceLoss, MultiSimilarityLoss
-from robustdml_ext.methods import Adversarial, AdvPropD, Context, MDProp, Method, Standard
+from robustdml_ext.methods import Adversarial, AdvPropD, MDProp, Method, Standard
 from robustdml_ext.models import Embedder, build_embedder
-from robustdml_ext.recipes import Published, Recipe, write_recipe_file
-from robustdml_ext.training import Precision, Processes, Trainer, TrainingBatches, choose_precision
-from robustdml_ext.training import folder as names
-from robustdml_ext.training.result import evaluate_clean, finish_run
+from robustdml_ext.recipes import Recipe
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """Everything that a recipe describes, ready to train."""
+    """What a recipe describes: images to train and to test on, and the method with its network and loss."""
 
-    recipe: Recipe
     splits: data.DataSplits
-    batches: TrainingBatches
     method: Method
-    processes: Processes
-    context: Context
-    precision: Precision
-
-    def evaluate(self, method: Method) -> dict[str, float]:
-        """Return the clean figures on the test classes."""
-        return evaluate_clean(method.embedder, self.splits.test, self.recipe, self.precision)
-
-    def run(
-        self, folder: Path, console: Console, *, go_on: bool = False, published: Published | None = None
-    ) -> dict[str, Any] | None:
-        """Train, judge, and write the run's folder; return its result, on process 0.
-
-        Args:
-            folder: made where it is missing; what an earlier run left in it is discarded, unless ``go_on``.
-            console: where progress and the final table are shown.
-            go_on: go on from ``last.pt``.
-            published: figures to show beside this run's.
-
-        Raises:
-            RunRefusedError, NonFiniteLossError, InterruptedRunError: as :meth:`Trainer.run`.
-        """
-        if self.processes.writes:
-            names.prepare_folder(folder, go_on=go_on)
-            write_recipe_file(folder / names.RECIPE, self.recipe, published)
-        self.processes.barrier()
-        trainer = Trainer(
-            self.method, self.batches, self.recipe, folder, self.processes, self.context, self.precision,
-            evaluate=self.evaluate, console=console,
-        )  # fmt: skip
-        summary = trainer.run(go_on=go_on)
-        if not self.processes.writes:
-            return None
-        result = finish_run(
-            self.method, self.splits.test, self.recipe, published, folder, self.precision, summary, console
-        )
-        console.print(reporting.result_table(result))
-        console.print(f"result: {folder / names.RESULT}", highlight=False, soft_wrap=True)
-        return result
 
 
-def assemble(recipe: Recipe, processes: Processes) -> Assembled:
-    """Read the data set and build the model, loss and method of a recipe.
+def assemble(recipe: Recipe) -> Assembled:
+    """Read the data set and build the model, loss and method of a recipe, on the CPU.
 
-    Everything is built alike in every process: drawn from the recipe's seed, then taken from process 0.
+    Weights are drawn from the recipe's seed by PyTorch's global generator, which is left seeded.
 
     Raises:
         DataError: the data set is missing or broken.
@@ -91,19 +43,10 @@ def assemble(recipe: Recipe, processes: Processes) -> Assembled:
         train_classes=recipe.train_classes,
         on_broken=recipe.on_broken,
     )
-    sampler = data.PKSampler(splits.train.labels, recipe.batch_size, recipe.samples_per_class, recipe.seed)
-    batches = TrainingBatches(splits.train, sampler, recipe.epochs, recipe.seed, processes, recipe.workers)
-    precision = choose_precision(recipe.precision, processes.device)
     torch.manual_seed(recipe.seed)
     embedder = build_network(recipe, splits.channels)
     loss = LOSSES[recipe.loss](recipe, len(splits.train.class_names))
-    method = METHODS[recipe.method](recipe, embedder, loss)
-    precision.place(method)
-    processes.agree_on_weights(method)
-    if processes.world_size > 1:
-        embedder.synchronize(torch.distributed.group.WORLD)
-    context = Context(processes.world_size, processes.rank)
-    return Assembled(recipe, splits, batches, method, processes, context, precision)
+    return Assembled(splits, METHODS[recipe.method](recipe, embedder, loss))
 
 
 def build_network(recipe: Recipe, channels: int) -> Embedder:

@@ -121,7 +121,13 @@ def _train(request: Request) -> int:
     import torch
 
     from robustdml_ext.tools import console
-    from robustdml_ext.training import RunRefusedError, start_processes, stop_processes
+    from robustdml_ext.training import (
+        InterruptedRunError,
+        Job,
+        RunRefusedError,
+        start_processes,
+        stop_processes,
+    )
     from robustdml_ext.training.folder import FAILURE, check_folder
 
     recipe = request.recipe
@@ -134,13 +140,15 @@ def _train(request: Request) -> int:
         from robustdml_ext.assemble import assemble
 
         try:
-            job = assemble(recipe, processes)
+            parts = assemble(recipe)
+            job = Job(recipe, parts.splits, parts.method, processes)
         except (ValueError, TypeError, OSError, ImportError) as error:
             # Before the first step, a wrong value or a missing file is a matter of what was asked for.
             raise RunRefusedError(str(error)) from error
         job.run(folder, console(), go_on=go_on, published=request.published)
     except Exception as error:
-        if _exit_code(error) == 1 and folder.is_dir() and processes.writes:
+        expected = _exit_code(error) == 2 or isinstance(error, InterruptedRunError)
+        if not expected and folder.is_dir() and processes.writes:
             (folder / FAILURE).write_text(traceback.format_exc(), encoding="utf-8")
         raise
     finally:

@@ -3,38 +3,56 @@
 
 #include "tensor.h"
 
+#include <algorithm>
+
 namespace robustdml::norm {
 
 // Images smaller than this many pixels are too short for loops of their own; whole samples are taken as rows instead.
 constexpr int64_t kSmallestPlane = 32;
 
-// `rows`: a row is a pixel with all its channels (channels-last, or no pixels), or a whole small sample.
+// `rows`: a row is a few pixels with all their channels (channels-last, or no pixels), or a whole small sample.
 // `planes`: a plane is one channel of one sample (contiguous images).
 struct Layout {
   int64_t samples, channels, pixels;
   bool channels_last;
+  int64_t pixels_per_row; // of a channels-last row
 
   bool as_rows() const {
     return channels_last || pixels < kSmallestPlane;
   }
-  // Rows of a sample, columns of a row, and columns in a row that share a channel.
   int64_t rows_per_sample() const {
-    return channels_last ? pixels : 1;
+    return channels_last ? pixels / pixels_per_row : 1;
   }
   int64_t columns() const {
-    return channels_last ? channels : channels * pixels;
+    return columns_per_channel() * channels;
   }
   int64_t columns_per_channel() const {
-    return channels_last ? 1 : pixels;
+    return channels_last ? pixels_per_row : pixels;
+  }
+  // The t-th column of a row that belongs to a channel.
+  int64_t column(int64_t channel, int64_t t) const {
+    return channels_last ? t * channels + channel : channel * pixels + t;
   }
 };
+
+// As many pixels in a row as make a loop of useful length; a divisor, so that rows never cross samples.
+inline int64_t pixels_per_row(int64_t pixels, int64_t channels) {
+  constexpr int64_t kColumns = 512;
+  for (int64_t count = std::min<int64_t>(pixels, kColumns / std::max<int64_t>(channels, 1)); count > 1; --count) {
+    if (pixels % count == 0) {
+      return count;
+    }
+  }
+  return 1;
+}
 
 inline Layout layout_of(const Tensor& input) {
   int64_t pixels = 1;
   for (int64_t d = 2; d < input.dim(); ++d) {
     pixels *= input.size(d);
   }
-  return {input.size(0), input.size(1), pixels, !input.is_contiguous() && is_channels_last(input)};
+  const bool channels_last = !input.is_contiguous() && is_channels_last(input);
+  return {input.size(0), input.size(1), pixels, channels_last, pixels_per_row(pixels, input.size(1))};
 }
 
 inline void check_arguments(const Tensor& input, const std::vector<int64_t>& segments) {

@@ -52,15 +52,18 @@ struct Pass {
   template <typename Value>
   std::vector<T> spread(const Value& value) const {
     std::vector<T> columns(distributions() * layout.columns());
-    const int64_t width = layout.columns_per_channel();
     for (int64_t i = 0; i < distributions() * layout.channels; ++i) {
-      std::fill_n(columns.begin() + i * width, width, static_cast<T>(value(i)));
+      T* of_segment = columns.data() + i / layout.channels * layout.columns();
+      const T of_channel = static_cast<T>(value(i));
+      for (int64_t t = 0; t < layout.columns_per_channel(); ++t) {
+        of_segment[layout.column(i % layout.channels, t)] = of_channel;
+      }
     }
     return columns;
   }
 
   void row_statistics(const std::vector<RowBlock>& row_blocks, const scalar_t* x, T* mean, T* variance) const {
-    const int64_t columns = layout.columns(), width = layout.columns_per_channel();
+    const int64_t columns = layout.columns();
     std::vector<T> partial(row_blocks.size() * 3 * columns);
     blocks(row_blocks, [&](int64_t i, const RowBlock& block) {
       T* guess = partial.data() + i * 3 * columns;
@@ -85,9 +88,11 @@ struct Pass {
       }
     }
     for (int64_t i = 0; i < distributions() * layout.channels; ++i) {
+      const int64_t k = i / layout.channels;
       Moments<double> moments{0, 0, 0};
-      for (int64_t j = i * width; j < (i + 1) * width; ++j) {
-        moments = merge(moments, {count[i / layout.channels], merged_mean[j], merged_m2[j]});
+      for (int64_t t = 0; t < layout.columns_per_channel(); ++t) {
+        const int64_t j = k * columns + layout.column(i % layout.channels, t);
+        moments = merge(moments, {count[k], merged_mean[j], merged_m2[j]});
       }
       store_moments(moments, mean + i, variance + i);
     }
@@ -143,7 +148,7 @@ struct Pass {
   void row_sums(
       const std::vector<RowBlock>& row_blocks, const scalar_t* dy, const scalar_t* x, const scalar_t* y,
       const T* mean, const T* variance, double eps, T* sums) const {
-    const int64_t columns = layout.columns(), width = layout.columns_per_channel();
+    const int64_t columns = layout.columns();
     const int64_t total = distributions() * layout.channels;
     const std::vector<T> means = spread([&](int64_t i) { return mean[i]; });
     std::vector<T> partial(row_blocks.size() * 2 * columns);
@@ -162,11 +167,12 @@ struct Pass {
       }
     }
     for (int64_t i = 0; i < total; ++i) {
-      const double* first = merged.data() + (i / layout.channels) * 2 * columns + (i % layout.channels) * width;
+      const double* of_segment = merged.data() + (i / layout.channels) * 2 * columns;
       Sums of_channel{0, 0};
-      for (int64_t j = 0; j < width; ++j) {
-        of_channel.first += first[j];
-        of_channel.second += first[columns + j];
+      for (int64_t t = 0; t < layout.columns_per_channel(); ++t) {
+        const int64_t j = layout.column(i % layout.channels, t);
+        of_channel.first += of_segment[j];
+        of_channel.second += of_segment[columns + j];
       }
       store_sums(of_channel, variance[i], eps, sums + i, sums + total + i);
     }

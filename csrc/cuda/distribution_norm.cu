@@ -1,7 +1,8 @@
 // Batch normalization over K distributions on CUDA: which kernels run, and the registration. Forward: a reduction, its
 // second level where the tensor is large, and one pass that normalizes; backward likewise.
 #include "distribution_norm_apply.cuh"
-#include "distribution_norm_reduce.cuh"
+#include "distribution_norm_moments.cuh"
+#include "distribution_norm_sums.cuh"
 
 namespace robustdml {
 namespace {
@@ -36,8 +37,8 @@ struct Pass {
         continue;
       }
       Tensor partial =
-          new_empty_like_type(model, {part.pieces(), layout.channels, 2}, accumulate_type(model.scalar_type()));
-      result.partial = mutable_data<T>(partial);
+          new_empty_like_type(model, {part.pieces(), layout.channels, 2}, ScalarType::Double);
+      result.partial = mutable_data<double>(partial);
       reduce(part, result);
       launch(
           device, combine_pieces<T, moments>, divide_up(layout.channels, kCombineChannels), part.segments,

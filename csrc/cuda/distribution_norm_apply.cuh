@@ -110,13 +110,14 @@ struct Flow {
 
 template <typename scalar_t, int count>
 __global__ void __launch_bounds__(kThreads)
-    backward_kernel(const Flow<scalar_t> of, const Counts counts, const Table table, const Partition parts) {
+    backward_kernel(
+        const Flow<scalar_t> of, const __grid_constant__ Counts counts, const Table table, const Partition parts) {
   using T = accumulate_t<scalar_t>;
   const Strip<count> strip(table, parts);
   if (!strip.active) {
     return;
   }
-  const T number = of.x ? static_cast<T>(counts.of[strip.piece.segment]) : T(0);
+  const T number = static_cast<T>(counts.of[strip.piece.segment]);
   Backward<T> columns[count];
   strip.each_column(table, parts, [&](int j, int64_t at) {
     const T inverse = T(1) / sqrt(of.variance[at] + of.eps);

@@ -17,9 +17,9 @@ from robustdml_ext.models import build_embedder
 @pytest.mark.parametrize(
     ("arch", "classifier", "features"),
     [
-        ("resnet18", "fc", 512), ("mobilenet_v2", "classifier.1", 1280), ("mobilenet_v3_small", "classifier.3", 1024),
-        ("densenet121", "classifier", 1024), ("shufflenet_v2_x0_5", "fc", 1024), ("regnet_y_400mf", "fc", 440),
-        ("efficientnet_b0", "classifier.1", 1280), ("mnasnet0_5", "classifier.1", 1280),
+        ("resnet18", "fc", 512), ("mobilenet_v2", "classifier.1", 1280),
+        ("mobilenet_v3_small", "classifier.3", 1024),        ("densenet121", "classifier", 1024), ("shufflenet_v2_x0_5", "fc", 1024),
+        ("regnet_y_400mf", "fc", 440),        ("efficientnet_b0", "classifier.1", 1280), ("mnasnet0_5", "classifier.1", 1280),
     ],
 )  # fmt: skip
 def test_any_classification_network_with_batch_norm(arch: str, classifier: str, features: int) -> None:
@@ -28,7 +28,9 @@ def test_any_classification_network_with_batch_norm(arch: str, classifier: str, 
     with torch.no_grad():
         embeddings = model(torch.rand(2, 3, 32, 32), segments=[1, 1])
     assert embeddings.shape == (2, 8) and embeddings.isfinite().all()
-    torchvision.models.get_model(arch, num_classes=8).load_state_dict(model.export().state_dict(), strict=True)
+    torchvision.models.get_model(arch, num_classes=8).load_state_dict(
+        model.export().state_dict(), strict=True
+    )
 
 
 @pytest.mark.parametrize("arch", ["vit_b_16", "convnext_tiny", "alexnet", "squeezenet1_0"])
@@ -64,7 +66,8 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     same = build_embedder("resnet18", embedding_dim=10, weights=str(tmp_path / "plain"))
     assert torch.equal(same.head.weight, source.fc.weight)
     assert not torch.equal(
-        build_embedder("resnet18", embedding_dim=8, weights=str(tmp_path / "plain")).head.weight, source.fc.weight[:8]
+        build_embedder("resnet18", embedding_dim=8, weights=str(tmp_path / "plain")).head.weight,
+        source.fc.weight[:8],
     )
 
 
@@ -78,13 +81,19 @@ def test_small_weights_round_trip(tmp_path: Path) -> None:
 
 def test_old_densenet_keys_load(tmp_path: Path) -> None:
     source = torchvision.models.densenet121(num_classes=8).state_dict()
-    old = {
-        key.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.").replace("conv1.", "conv.1.") if "denselayer" in key
-        else key: value for key, value in source.items()
-    }  # fmt: skip
+    renamed = {"norm1.": "norm.1.", "norm2.": "norm.2.", "conv1.": "conv.1."}
+    old = {}
+    for key, value in source.items():
+        for new, name in renamed.items():
+            key = key.replace(new, name) if "denselayer" in key else key
+        old[key] = value
     assert old.keys() != source.keys()
     torch.save(old, tmp_path / "old.pth")
-    exported = build_embedder("densenet121", embedding_dim=8, weights=str(tmp_path / "old.pth")).export().state_dict()
+    exported = (
+        build_embedder("densenet121", embedding_dim=8, weights=str(tmp_path / "old.pth"))
+        .export()
+        .state_dict()
+    )
     assert all(torch.equal(exported[key], value) for key, value in source.items())
 
 
@@ -93,7 +102,9 @@ def test_files_that_do_not_fit_are_explained(tmp_path: Path) -> None:
     wrong = {k: v for k, v in state.items() if k != "bn1.weight"} | {"extra.weight": torch.ones(1)}
     wrong["conv1.weight"] = torch.ones(2, 2)
     torch.save(wrong, tmp_path / "wrong")
-    with pytest.raises(ValueError, match=r"missing: bn1\.weight; not of this network: extra\.weight; of another shape: conv1"):
+    with pytest.raises(
+        ValueError, match=r"missing: bn1\.weight; not of this network: extra\.weight; of another shape: conv1"
+    ):
         build_embedder("resnet18", weights=str(tmp_path / "wrong"))
     torch.save([1, 2], tmp_path / "list")
     with pytest.raises(ValueError, match="holds no state dict"):
@@ -111,7 +122,9 @@ def test_files_that_do_not_fit_are_explained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"])
-def test_named_weights_come_from_torchvision(weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_weights_come_from_torchvision(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     state = torchvision.models.resnet18().state_dict()
     asked: list[str] = []

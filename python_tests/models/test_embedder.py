@@ -9,9 +9,11 @@ import time
 import pytest
 import torch
 import torchvision
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torchvision.models import ResNet
+from torchvision.models.resnet import BasicBlock
 
 from robustdml_ext.models import IMAGENET_MEAN, IMAGENET_STD, Embedder, build_embedder, to_plain
 
@@ -19,7 +21,9 @@ from robustdml_ext.models import IMAGENET_MEAN, IMAGENET_STD, Embedder, build_em
 def small(distributions: int = 3, seed: int = 0, **options: object) -> Embedder:
     """A float64 network whose distributions differ in parameters and statistics."""
     torch.manual_seed(seed)
-    model = build_embedder("small", channels=2, embedding_dim=8, distributions=distributions, **options).double()
+    model = build_embedder(
+        "small", channels=2, embedding_dim=8, distributions=distributions, **options
+    ).double()
     for norm in model.norms():
         for value in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
             value.uniform_(0.5, 1.5)
@@ -30,10 +34,13 @@ def state_after(model: Embedder, outputs: list[Tensor], x: Tensor) -> dict[str, 
     cotangent = torch.linspace(-1, 1, sum(o.numel() for o in outputs), dtype=torch.float64)
     joined = torch.cat(outputs)
     joined.backward(cotangent.reshape(joined.shape))
-    gradients = {f"{n}.grad": torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
+    gradients = {
+        f"{n}.grad": torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()
+    }
     return {"output": joined.detach(), "x.grad": x.grad, **gradients, **dict(model.named_buffers())}
 
 
+@settings(max_examples=15)
 @given(
     sizes=st.lists(st.sampled_from([0, 2, 3, 5]), min_size=3, max_size=3).filter(any),
     training=st.booleans(),
@@ -54,9 +61,10 @@ def test_joint_pass_equals_separate_ones(sizes: list[int], training: bool, fuse:
 
 def test_joint_pass_equals_separate_ones_on_resnet() -> None:
     torch.manual_seed(0)
-    joint = build_embedder("resnet18", embedding_dim=8, distributions=2, norm_noise=0.1).double().train()
+    backbone = ResNet(BasicBlock, [2, 1, 1, 1], num_classes=16)
+    joint = Embedder(backbone, 16, 8, distributions=2, norm_noise=0.1).double().train()
     separate = copy.deepcopy(joint)
-    x = torch.rand(6, 3, 32, 32, dtype=torch.float64)
+    x = torch.rand(6, 3, 64, 64, dtype=torch.float64)
     x1, x2 = (x.clone().requires_grad_() for _ in range(2))
     actual = state_after(joint, [joint(x1, segments=[4, 2])], x1)
     expected = state_after(separate, [separate(x2[:4]), separate(x2[4:], distribution=1)], x2)
@@ -87,11 +95,11 @@ def test_small_is_quick() -> None:
     model(x).sum().backward()
     times = []
     for _ in range(10):
-        start = time.perf_counter()
+        start = time.process_time()
         model(x).sum().backward()
-        times.append(time.perf_counter() - start)
-    # Ten times what a slow core takes (5 ms), for machines that are busy.
-    assert min(times) < 0.05
+        times.append(time.process_time() - start)
+    # Several times what a slow core takes (7 ms), as other programs take their share of its caches.
+    assert min(times) < 0.04
 
 
 def test_exported_network_is_torchvisions_own() -> None:
@@ -128,7 +136,9 @@ def test_copies_and_plain_copies_stand_alone() -> None:
 
 def test_state_dict_holds_each_layer_once() -> None:
     model = small()
-    assert model.fused and all(name.split(".")[0] in ("backbone", "head", "mean", "std") for name in model.state_dict())
+    assert model.fused and all(
+        name.split(".")[0] in ("backbone", "head", "mean", "std") for name in model.state_dict()
+    )
     assert len(list(model.parameters())) == len({id(p) for p in model.parameters()}) == 3 * 3 + 2
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import ResNet
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from robustdml_ext.models import SmallNet, convert_norms, fused_forward
 
@@ -33,24 +35,39 @@ def run(network: nn.Module, fused: bool, x: Tensor, sizes: list[int]) -> dict[st
     return {"output": output.detach(), "x.grad": x.grad, **gradients, **dict(network.named_buffers())}
 
 
+# Every kind of block once, as whole networks of these kinds are mostly repetition.
+BLOCKS = {
+    "small": lambda: SmallNet(3),
+    "resnet18": lambda: ResNet(BasicBlock, [2, 1, 1, 1]),
+    "resnet50": lambda: ResNet(Bottleneck, [2, 1, 1, 1], width_per_group=8),
+    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(width_mult=0.1).features[:4],
+    "densenet121": lambda: torchvision.models.DenseNet(8, (2, 2), 16, num_classes=10),
+}
+
+
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", BLOCKS)
 def test_equals_unfused(name: str, training: bool) -> None:
     torch.manual_seed(0)
-    network = NETWORKS[name][0]().double().train(training)
-    x = torch.rand(6, 3, 32, 32, dtype=torch.float64)
-    fused, unfused = (run(copy.deepcopy(network), mode, x, [2, 4]) for mode in (True, False))
+    network = BLOCKS[name]().double().train(training)
+    x = torch.rand(8, 3, 48, 48, dtype=torch.float64)
+    fused, unfused = (run(copy.deepcopy(network), mode, x, [3, 5]) for mode in (True, False))
     assert fused.keys() == unfused.keys()
     for key, value in unfused.items():
-        torch.testing.assert_close(fused[key], value, rtol=1e-6, atol=1e-6 * float(value.abs().max()), msg=key)
+        assert (fused[key] - value).abs().max() <= 1e-9 * (1 + value.abs().max()), key
 
 
-def test_equals_unfused_in_single_precision() -> None:
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
+def test_whole_networks_equal_unfused_in_single_precision(name: str) -> None:
     torch.manual_seed(0)
-    network = torchvision.models.resnet18()
-    x = torch.rand(6, 3, 32, 32).to(memory_format=torch.channels_last)
-    fused, unfused = (run(copy.deepcopy(network), mode, x, [2, 4])["output"] for mode in (True, False))
-    torch.testing.assert_close(fused, unfused, rtol=1e-3, atol=1e-3)
+    network = NETWORKS[name][0]().eval()
+    (norm, *_) = convert_norms(network, 2)
+    forward = fused_forward(network)
+    assert forward is not None
+    x = torch.rand(4, 3, 32, 32).to(memory_format=torch.channels_last)
+    with torch.no_grad(), norm.context.use([1, 3]):
+        expected = network(x)
+        assert (forward(x) - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -87,10 +104,6 @@ class Chain(nn.Module):
         if self.kind == "used twice":
             y = self.norm(x)
             return y.relu() + y
-        if self.kind == "into the other":
-            y = x * 2
-            y += self.norm(x)
-            return y.relu()
         if self.kind == "by mode":
             return self.norm(x).relu() if self.training else self.norm(x)
         if self.kind == "by value":
@@ -99,7 +112,7 @@ class Chain(nn.Module):
         return (y + y).relu()
 
 
-@pytest.mark.parametrize("kind", ["used twice", "into the other", "by mode", "by value", "with itself"])
+@pytest.mark.parametrize("kind", ["used twice", "by mode", "by value", "with itself"])
 def test_leaves_other_chains_alone(kind: str) -> None:
     network = Chain(kind)
     convert_norms(network, 2)

@@ -38,7 +38,8 @@ def trained(kind: type[nn.Module], seed: int = 0, **options: object) -> nn.Modul
     passes=st.integers(1, 3),
 )
 def test_equals_separate_batch_norms(
-    kind: type[nn.Module], sizes: list[int], training: bool, momentum: float | None, affine: bool, tracking: bool,
+    kind: type[nn.Module], sizes: list[int], training: bool, momentum: float | None, affine: bool,
+    tracking: bool,
     passes: int,
 ) -> None:  # fmt: skip
     norm = trained(kind, momentum=momentum, affine=affine, track_running_stats=tracking).train(training)
@@ -56,7 +57,9 @@ def test_equals_separate_batch_norms(
         torch.testing.assert_close(actual, expected)
         leaves = [x, *ours.parameters()]
         gradients = torch.autograd.grad(actual, leaves, cotangent)
-        torch.testing.assert_close(gradients[0], torch.autograd.grad(expected, x, cotangent, retain_graph=True)[0])
+        torch.testing.assert_close(
+            gradients[0], torch.autograd.grad(expected, x, cotangent, retain_graph=True)[0]
+        )
         for name, gradient in zip(["weight", "bias"] if affine else [], gradients[1:], strict=True):
             for k, (p, part) in enumerate(zip(plain, parts, strict=True)):
                 if len(part):

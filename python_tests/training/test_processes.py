@@ -16,30 +16,34 @@ import pytest
 import torch
 from training.tiny import ALONE
 
-from robustdml_ext.training import Processes, RunRefusedError, start_processes
+from robustdml_ext.assemble import assemble
+from robustdml_ext.recipes import resolve
+from robustdml_ext.training import Job, Processes, RunRefusedError, start_processes
 from robustdml_ext.training.checkpoint import load_checkpoint
 
 _TRAIN = """
 import json, sys
 from pathlib import Path
 import torch
-from robustdml_ext.assemble import assemble
-from robustdml_ext.recipes import resolve
-from robustdml_ext.training import Trainer, start_processes, stop_processes
+from training.test_processes import train
+from robustdml_ext.training import start_processes, stop_processes
 
 torch.set_num_threads(1)
-folder, fields = Path(sys.argv[1]), json.loads(sys.argv[2])
 processes = start_processes("cpu")
-job = assemble(resolve(fields.pop("method"), fields), processes)
-if processes.writes:
-    folder.mkdir(parents=True, exist_ok=True)
-processes.barrier()
-trainer = Trainer(job.method, job.batches, job.recipe, folder, processes, job.context, job.precision)
 try:
-    trainer.run(go_on=(folder / "last.pt").exists())
+    for folder, fields in json.loads(sys.argv[1]).items():
+        train(Path(folder), fields, processes)
 finally:
     stop_processes()
 """
+
+
+def train(folder: Path, fields: dict[str, Any], processes: Processes) -> None:
+    """Train what a recipe describes, without the judgment at the end."""
+    recipe = resolve(fields["method"], fields)
+    parts = assemble(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    Job(recipe, parts.splits, parts.method, processes).train(folder)
 
 
 def _free_port() -> int:
@@ -49,16 +53,20 @@ def _free_port() -> int:
         return port
 
 
-def _start(folder: Path, world_size: int, fields: dict[str, Any]) -> list[subprocess.Popen[bytes]]:
+def _start(world_size: int, jobs: dict[str, dict[str, Any]]) -> list[subprocess.Popen[bytes]]:
     port = str(_free_port())
+    paths = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    common = {
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+    }
     started = []
     for rank in range(world_size):
-        environment = {
-            **os.environ,
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
-            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-        command = [sys.executable, "-c", _TRAIN, str(folder), json.dumps(fields)]
+        environment = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        command = [sys.executable, "-c", _TRAIN, json.dumps(jobs)]
         started.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
     return started
 
@@ -69,14 +77,7 @@ def _finish(processes: list[subprocess.Popen[bytes]]) -> None:
         assert process.returncode == 0, errors.decode()
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        # Centers of the loss, two auxiliary norms, and noise drawn for the whole batch.
-        {"method": "mdprop", "targets": [1, 5], "loss": "arcface", "random_start": 0.01},
-    ],
-)
-def test_two_processes_equal_one(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_two_processes_equal_one(tmp_path: Path) -> None:
     # Plain gradient descent shows a wrong scale of the gradient, which Adam would hide.
     descent = {
         "optimizer": "sgd",
@@ -86,24 +87,32 @@ def test_two_processes_equal_one(tmp_path: Path, fields: dict[str, Any]) -> None
         "epochs": 1,
     }
     common = {**descent, "embedding_dim": 16, "tensorboard": False, "log_every": 1}
-    for world_size in (1, 2):
-        _finish(_start(tmp_path / str(world_size), world_size, {**common, **fields}))
-    one, two = (load_checkpoint(tmp_path / name / "last.pt") for name in ("1", "2"))
-    assert one["step"] == two["step"] == 22
-    for name, weight in one["method"].items():
-        torch.testing.assert_close(
-            two["method"][name], weight, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
-    curves = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("1", "2")]
-    for first, second in zip(*curves, strict=True):
-        assert json.loads(second)["loss"] == pytest.approx(json.loads(first)["loss"], abs=1e-5)
-    names = {path.name for path in (tmp_path / "2").iterdir()}
-    assert names == {"last.pt", "best.pt", "metrics.jsonl"}
+    jobs: dict[str, dict[str, Any]] = {
+        # Auxiliary norms, synchronized, and noise drawn for the whole batch.
+        "norms": {**common, "method": "mdprop", "targets": [1, 5], "random_start": 0.01},
+        # A loss with parameters of its own.
+        "centers": {**common, "method": "standard", "loss": "arcface"},
+    }
+    two_processes = _start(2, {str(tmp_path / "two" / name): fields for name, fields in jobs.items()})
+    for name, fields in jobs.items():
+        train(tmp_path / "one" / name, fields, ALONE)
+    _finish(two_processes)
+    for name in jobs:
+        one, two = (load_checkpoint(tmp_path / count / name / "last.pt") for count in ("one", "two"))
+        assert one["step"] == two["step"] == 22
+        torch.testing.assert_close(two["method"], one["method"], rtol=1e-5, atol=1e-5)
+        curves = [
+            (tmp_path / count / name / "metrics.jsonl").read_text().splitlines() for count in ("one", "two")
+        ]
+        for first, second in zip(*curves, strict=True):
+            assert json.loads(second)["loss"] == pytest.approx(json.loads(first)["loss"], abs=1e-5)
+        written = {path.name for path in (tmp_path / "two" / name).iterdir()}
+        assert written == {"last.pt", "best.pt", "metrics.jsonl"}
 
 
 def test_a_stop_sent_to_one_process_stops_both_at_the_same_step(tmp_path: Path) -> None:
     fields = {"method": "standard", "epochs": 10_000, "tensorboard": False, "save_every": 5}
-    started = _start(tmp_path, 2, fields)
+    started = _start(2, {str(tmp_path): fields})
     deadline = time.monotonic() + 120
     while not (tmp_path / "last.pt").exists():
         assert time.monotonic() < deadline and all(process.poll() is None for process in started)

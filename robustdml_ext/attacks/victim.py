@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 NORM_MODES = ("eval", "train")
 # By this attribute PyTorch's norm layers, and ours, say whether training changes their running statistics.
@@ -28,6 +29,11 @@ def under_attack(model: nn.Module, norm_mode: str) -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     tracked = [module for module, _ in flags if getattr(module, _TRACKING, False)]
+    # Instance norm changes its running statistics whatever that attribute says.
+    instance = (
+        [module for module in tracked if isinstance(module, _InstanceNorm)] if norm_mode == "train" else []
+    )
+    buffers = [(buffer, buffer.clone()) for module in instance for buffer in module.buffers(recurse=False)]
     try:
         for parameter in trained:
             parameter.requires_grad_(False)
@@ -46,6 +52,9 @@ def under_attack(model: nn.Module, norm_mode: str) -> Iterator[None]:
         if norm_mode == "train":
             for module in tracked:
                 setattr(module, _TRACKING, True)
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
         for module, training in flags:
             if module.training != training:
                 module.training = training

@@ -1,4 +1,4 @@
-"""Figures under attack: every test image is perturbed, and the perturbed ones are judged as the clean ones are."""
+"""Figures under attack: every test image is perturbed, and what results is judged as the clean images are."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ class ThreatModel:
         restarts: from how many starts.
         keep_best: judge each image's best iterate instead of the last one.
         space: what ε is measured in.
-        norm_mode: the norm statistics that the attacker uses: `"eval"`, running ones, or `"train"`, the batch's.
-        distribution: of an Embedder, the one attacked; 0 is the deployed model. Judged is always the deployed one.
+        norm_mode: the norm statistics that the attacker uses: `"eval"`, running ones, or `"train"`, the
+            batch's.
+        distribution: of an Embedder, the one attacked; 0 is the deployed model. Judged is always the deployed
+            one.
         attacked: which images are perturbed.
 
     Raises:
@@ -67,7 +69,9 @@ class ThreatModel:
         if self.targets < 1 or (self.name == "stax" and self.targets != 1):
             raise ValueError(f"targets: expected 1 for stax and a number >= 1 for mtax, got {self.targets}")
         if self.name == "away" and self.random_start <= 0:
-            raise ValueError("random_start: away needs one, as its gradient vanishes at the clean image; got 0")
+            raise ValueError(
+                "random_start: away needs one, as its gradient vanishes at the clean image; got 0"
+            )
         attack = self.attack()
         if self.step_size is None:
             # The number itself, so that a record of the threat is complete.
@@ -111,9 +115,9 @@ def attack_dataset(
 ) -> tuple[Tensor, Tensor]:
     """Embeddings float32 [N, D] of all images, perturbed, and labels int64 [N]; both on the CPU.
 
-    All images are embedded cleanly first; these embeddings are what targets are picked from (and, for `away`, what
-    is fled). Each image's targets are of other classes, drawn by `seed` alike for every model. The model is left as
-    it was.
+    All images are embedded cleanly first; these embeddings are what targets are picked from (and, for `away`,
+    what is fled). Each image's targets are of other classes, drawn by `seed` alike for every model. The model
+    is left as it was.
 
     Args:
         model: images [B, C, H, W] in [0, 1] → embeddings [B, D]; any module.
@@ -128,7 +132,9 @@ def attack_dataset(
         ValueError: there is only one class, or images come in another order the second time.
     """
     if isinstance(images, Iterator):
-        raise TypeError("images: are read twice, for the clean and the attacked pass; pass a list or a loader")
+        raise TypeError(
+            "images: are read twice, for the clean and the attacked pass; pass a list or a loader"
+        )
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
     attacker = model if threat.distribution == 0 else _Under(model, threat.distribution)

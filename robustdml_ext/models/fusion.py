@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from robustdml_ext.models.norm import DistributionNorm
 
 _RELU_FUNCTIONS = (F.relu, torch.relu, torch.relu_)
-_ADD_FUNCTIONS = (operator.add, operator.iadd, torch.add)
+# Tracing records `a += b` as an addition, too.
+_ADD_FUNCTIONS = (operator.add, torch.add)
 
 
 class _Tracer(fx.Tracer):
@@ -99,7 +100,7 @@ def _fuse(network: nn.Module, graph: fx.Graph) -> int:
         if _is_sum(_only_user(last)):
             last = _only_user(last)
             first, second = last.args
-            if first is second or (last.target is operator.iadd and first is not norm):
+            if first is second:
                 continue
             residual = second if first is norm else first
             # Of two norms that meet in a sum (a downsampling shortcut), the one computed last takes the other

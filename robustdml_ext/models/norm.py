@@ -186,10 +186,16 @@ class DistributionNorm(nn.Module):
                 # The batch's own statistics come out of the operator through scratch copies with a momentum
                 # of 1.
                 mean, variance, momentum = mean.clone(), variance.clone(), 1.0
+        weight, bias = self.weight, self.bias
+        if weight is None or bias is None:
+            assert self._unit_weight is not None and self._zero_bias is not None
+            # Constants have no precision of their own, and follow the input's.
+            statistics_type = torch.promote_types(input.dtype, torch.float32)
+            weight, bias = self._unit_weight.to(statistics_type), self._zero_bias.to(statistics_type)
         output = ops.distribution_norm(
             input,
-            self._unit_weight if self.weight is None else self.weight,  # type: ignore[arg-type]
-            self._zero_bias if self.bias is None else self.bias,  # type: ignore[arg-type]
+            weight,
+            bias,
             mean,
             variance,
             sizes,

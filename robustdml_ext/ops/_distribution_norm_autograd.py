@@ -182,7 +182,7 @@ def _combine_statistics(
     gathered = torch.empty(
         (torch.distributed.get_world_size(group), *own.shape), dtype=own.dtype, device=own.device
     )
-    torch.distributed.all_gather_into_tensor(gathered, own.contiguous(), group=group)
+    torch.distributed.all_gather_into_tensor(gathered.flatten(0, 1), own.contiguous(), group=group)
     n, mu, sigma2 = gathered.unbind(1)
     total = n.sum(0)
     safe = total.clamp(min=1)

@@ -25,8 +25,8 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
         "samples_per_class": 12,
         "epochs": 30,
         "learning_rate": 1e-3,
-        "epsilon": 0.1,
-        "attack_epsilons": (0.05, 0.1),
+        "epsilon": 0.2,
+        "attack_epsilons": (0.1, 0.2, 0.3),
     },
     # Appendix C of the MDProp paper: CUB200 and CARS196 are class folders, 150 epochs; SOP, 100.
     "folder": {"epochs": 150},

@@ -30,7 +30,10 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
 def result_table(result: Mapping[str, Any]) -> Table:
     """Return the table shown at the end of a run: clean, attacked, and published figures if there are any."""
     columns = _columns([entry["metrics"] for entry in result["results"]])
-    table = Table(title="Test classes, unseen in training", title_justify="left")
+    title = "Test classes, unseen in training"
+    if result.get("weights", {}).get("select_on_test"):
+        title += "; the weights were selected on them, so the figures are optimistic"
+    table = Table(title=title, title_justify="left")
     table.add_column("images")
     for _, heading, _ in columns:
         table.add_column(heading, justify="right")

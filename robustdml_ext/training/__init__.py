@@ -10,6 +10,7 @@ from robustdml_ext.training.errors import (
     NonFiniteLossError,
     RunRefusedError,
 )
+from robustdml_ext.training.job import Job
 from robustdml_ext.training.loop import Trainer
 from robustdml_ext.training.precision import Precision, choose_precision
 from robustdml_ext.training.processes import Processes, start_processes, stop_processes
@@ -18,6 +19,7 @@ from robustdml_ext.training.summary import TrainingSummary
 __all__ = [
     "CheckpointError",
     "InterruptedRunError",
+    "Job",
     "NonFiniteLossError",
     "Precision",
     "Processes",

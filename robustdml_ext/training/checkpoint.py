@@ -61,7 +61,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, refusing to run any code that a file may carry.
 
     Returns:
-        A dict: ``recipe``, ``step`` (steps done), ``method``, ``optimizer``, ``random``, ``metrics``, ``best``.
+        A dict: ``recipe``, ``step`` (steps done), ``method``, ``optimizer``, ``random``, ``metrics`` and
+        ``best``.
 
     Raises:
         CheckpointError: the file is missing, truncated, or not a checkpoint of this package.

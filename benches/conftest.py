@@ -1,0 +1,129 @@
+"""Runs every variant of a job in one session, on the same data, and sets it beside what the machine can do.
+
+    pytest benches                      on the CPU
+    pytest benches --device cuda        on the GPU
+    pytest benches --results DIR        also writes DIR/<device>.json
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import roofline
+
+_MEASURED: dict[str, dict[str, dict[str, float]]] = {}
+_LIMITS: dict[str, float] = {}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.addoption("--results", default=None, help="folder to write <device>.json to")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    name = str(request.config.getoption("--device"))
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.exit("--device cuda: this PyTorch sees no GPU", returncode=2)
+    return name
+
+
+@pytest.fixture(scope="session")
+def limits(device: str) -> dict[str, float]:
+    """Copy bandwidth (bytes a second) and GEMM rate (operations a second) of this machine, now."""
+    if not _LIMITS:
+        _LIMITS["copy_bytes_per_second"] = roofline.copy_bandwidth(device)
+        _LIMITS["gemm_float32_per_second"] = roofline.gemm_rate(device)
+        if device == "cuda":
+            _LIMITS["gemm_bfloat16_per_second"] = roofline.gemm_rate(device, torch.bfloat16)
+    return _LIMITS
+
+
+@pytest.fixture
+def measure(benchmark: Any, device: str, limits: dict[str, float], request: pytest.FixtureRequest) -> Callable[..., None]:
+    """measure(group, variant, function, bytes=…): times `function` as one variant of a group."""
+
+    def run(group: str, variant: str, function: Callable[[], object], *, bytes: int = 0) -> None:
+        benchmark.group = group
+
+        def job() -> None:
+            function()
+            roofline.synchronize(device)
+
+        job()  # compile and allocate outside the measurement
+        benchmark.pedantic(job, rounds=15, iterations=1, warmup_rounds=2)
+        seconds = benchmark.stats.stats.min
+        row = {"min_ms": 1e3 * seconds, "median_ms": 1e3 * benchmark.stats.stats.median}
+        if bytes:
+            row["share_of_copy_bandwidth"] = bytes / seconds / limits["copy_bytes_per_second"]
+        benchmark.extra_info.update(row)
+        _MEASURED.setdefault(group, {})[variant] = row
+
+    return run
+
+
+def _environment(device: str) -> dict[str, Any]:
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    facts: dict[str, Any] = {
+        "commit": commit.stdout.strip() or "unknown",
+        "date": date.today().isoformat(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "processor": _processor(),
+    }
+    if device == "cuda":
+        driver = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"], capture_output=True, text=True
+        )
+        facts["gpu"] = torch.cuda.get_device_name()
+        facts["driver"] = driver.stdout.strip()
+    return facts
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if not _MEASURED:
+        return
+    write = terminalreporter.write_line
+    write("")
+    write("  ".join(f"{name}: {value:.3g}" for name, value in _LIMITS.items()))
+    for group, variants in _MEASURED.items():
+        write(f"\n{group}")
+        ours = variants.get("ours", {}).get("min_ms")
+        for name, row in variants.items():
+            share = row.get("share_of_copy_bandwidth")
+            text = f"  {name:<34} {row['min_ms']:9.3f} ms"
+            text += f"   {row['min_ms'] / ours:5.2f} x ours" if ours else ""
+            text += f"   {100 * share:4.0f} % of copy bandwidth" if share else ""
+            write(text)
+    folder = config.getoption("--results")
+    if folder:
+        device = str(config.getoption("--device"))
+        facts = _environment(device)
+        name = facts.get("gpu", facts["processor"]).replace(" ", "-").lower()
+        path = Path(str(folder)) / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"environment": facts, "limits": _LIMITS, "measured": _MEASURED}, indent=1) + "\n")
+        write(f"\nwritten to {path}")

@@ -1,0 +1,99 @@
+"""A whole run: train, judge, and write its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+from rich.console import Console
+
+from robustdml_ext import reporting
+from robustdml_ext.data import DataSplits, PKSampler
+from robustdml_ext.methods import Context, Method
+from robustdml_ext.recipes import Published, Recipe, write_recipe_file
+from robustdml_ext.training import folder as names
+from robustdml_ext.training.batches import TrainingBatches
+from robustdml_ext.training.loop import Trainer
+from robustdml_ext.training.precision import choose_precision
+from robustdml_ext.training.processes import Processes
+from robustdml_ext.training.result import evaluate_clean, finish_run
+
+
+class Job:
+    """A recipe with everything that it describes, placed on this process's device and ready to run.
+
+    Args:
+        recipe: the options.
+        splits: images to train on, and to test on.
+        method: built alike in every process; its weights are then taken from process 0.
+        processes: this process's place among those of the run.
+
+    Raises:
+        ValueError: the batch does not fit the data set.
+        RunRefusedError: the batch cannot be shared out evenly over the processes.
+    """
+
+    def __init__(self, recipe: Recipe, splits: DataSplits, method: Method, processes: Processes) -> None:
+        self.recipe, self.splits, self.method, self.processes = recipe, splits, method, processes
+        sampler = PKSampler(splits.train.labels, recipe.batch_size, recipe.samples_per_class, recipe.seed)
+        self.batches = TrainingBatches(
+            splits.train, sampler, recipe.epochs, recipe.seed, processes, recipe.workers
+        )
+        self.context = Context(processes.world_size, processes.rank)
+        self.precision = choose_precision(recipe.precision, processes.device)
+        self.precision.place(method)
+        processes.agree_on_weights(method)
+        if processes.world_size > 1:
+            method.embedder.synchronize(torch.distributed.group.WORLD)
+
+    def train(self, folder: Path, console: Console | None = None, *, go_on: bool = False) -> Trainer:
+        """Train to the end and return the trainer; ``folder`` must exist.
+
+        Raises:
+            RunRefusedError, NonFiniteLossError, InterruptedRunError: as :meth:`Trainer.run`.
+        """
+        trainer = Trainer(
+            self.method,
+            self.batches,
+            self.recipe,
+            folder,
+            self.processes,
+            self.context,
+            self.precision,
+            evaluate=self._evaluate,
+            console=console,
+        )
+        trainer.run(go_on=go_on)
+        return trainer
+
+    def _evaluate(self, method: Method) -> dict[str, float]:
+        return evaluate_clean(method.embedder, self.splits.test, self.recipe, self.precision)
+
+    def run(
+        self, folder: Path, console: Console, *, go_on: bool = False, published: Published | None = None
+    ) -> dict[str, Any] | None:
+        """Train, judge, and write the run's folder; return its result, on process 0.
+
+        Args:
+            folder: made where it is missing; what an earlier run left in it is discarded, unless ``go_on``.
+            console: where progress and the final table are shown.
+            go_on: go on from ``last.pt``.
+            published: figures to show beside this run's.
+
+        Raises:
+            RunRefusedError, NonFiniteLossError, InterruptedRunError: as :meth:`Trainer.run`.
+        """
+        if self.processes.writes:
+            names.prepare_folder(folder, go_on=go_on)
+            write_recipe_file(folder / names.RECIPE, self.recipe, published)
+        self.processes.barrier()
+        summary = self.train(folder, console, go_on=go_on).summary
+        if not self.processes.writes:
+            return None
+        result = finish_run(
+            self.method, self.splits.test, self.recipe, published, folder, self.precision, summary, console
+        )
+        console.print(reporting.result_table(result))
+        console.print(f"result: {folder / names.RESULT}", highlight=False, soft_wrap=True)
+        return result
