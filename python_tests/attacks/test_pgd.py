@@ -278,8 +278,9 @@ def test_errors_name_the_argument() -> None:
     model = victim()
     for arguments, message in [
         ({"epsilon": -1.0}, "epsilon"), ({"steps": 0}, "steps"), ({"norm": "l1"}, "norm"),
-        ({"restarts": 0}, "restarts"),        ({"restarts": 2}, "random_start"), ({"random_start": -0.1}, "random_start"),
-        ({"norm_mode": "batch"}, "norm_mode"),        ({"epsilon": float("nan")}, "epsilon"),
+        ({"restarts": 0}, "restarts"),
+        ({"restarts": 2}, "random_start"), ({"random_start": -0.1}, "random_start"),
+        ({"norm_mode": "batch"}, "norm_mode"), ({"epsilon": float("nan")}, "epsilon"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=message):
             PGD(**{"epsilon": 0.1, "steps": 2, **arguments})

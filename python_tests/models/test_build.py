@@ -18,8 +18,10 @@ from robustdml_ext.models import build_embedder
     ("arch", "classifier", "features"),
     [
         ("resnet18", "fc", 512), ("mobilenet_v2", "classifier.1", 1280),
-        ("mobilenet_v3_small", "classifier.3", 1024),        ("densenet121", "classifier", 1024), ("shufflenet_v2_x0_5", "fc", 1024),
-        ("regnet_y_400mf", "fc", 440),        ("efficientnet_b0", "classifier.1", 1280), ("mnasnet0_5", "classifier.1", 1280),
+        ("mobilenet_v3_small", "classifier.3", 1024),
+        ("densenet121", "classifier", 1024), ("shufflenet_v2_x0_5", "fc", 1024),
+        ("regnet_y_400mf", "fc", 440),
+        ("efficientnet_b0", "classifier.1", 1280), ("mnasnet0_5", "classifier.1", 1280),
     ],
 )  # fmt: skip
 def test_any_classification_network_with_batch_norm(arch: str, classifier: str, features: int) -> None:
