@@ -22,6 +22,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import roofline
 
+# glibc gives large blocks back to the system at once, so every large result begins with page faults that take longer
+# than the kernel under test. Kept, as a training process keeps its memory too, they cost nobody anything.
+if sys.platform == "linux":
+    import ctypes
+
+    _libc = ctypes.CDLL(None)
+    _libc.mallopt(-4, 0)  # M_MMAP_MAX
+    _libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
 _MEASURED: dict[str, dict[str, dict[str, float]]] = {}
 _LIMITS: dict[str, float] = {}
 

@@ -129,7 +129,9 @@ def _train(request: Request) -> int:
         stop_processes,
     )
     from robustdml_ext.training.folder import FAILURE, check_folder
+    from robustdml_ext.training.memory import keep_freed_memory
 
+    keep_freed_memory()
     recipe = request.recipe
     folder = Path(recipe.out_folder)
     go_on = check_folder(folder, resume=request.resume, overwrite=request.overwrite)

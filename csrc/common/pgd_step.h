@@ -9,6 +9,7 @@ namespace robustdml::pgd {
 
 // Below this norm a gradient has no direction that float32 could hold (as in ops/pgd_step.py).
 constexpr double kSmallestGradientNorm = 1e-37;
+constexpr double kLargestNorm = 1.7976931348623157e308; // beyond lies infinity
 
 template <typename T>
 ROBUSTDML_HOST_DEVICE T sign(T value) {
@@ -30,11 +31,12 @@ ROBUSTDML_HOST_DEVICE T linf(T x, T gradient, T clean, T step, T epsilon, T mini
 // The l2 step knows two numbers of its sample: step / ‖g‖ and, after the move, epsilon / distance where that is < 1.
 template <typename T>
 ROBUSTDML_HOST_DEVICE T l2_offset(T x, T gradient, T clean, T scale) {
-  return x - clean + scale * gradient;
+  // A gradient without a direction has scale 0, and may be NaN or infinite: it must not be multiplied.
+  return scale == T(0) ? x - clean : x - clean + scale * gradient;
 }
 
 ROBUSTDML_HOST_DEVICE double l2_scale(double gradient_norm, double step) {
-  return gradient_norm > kSmallestGradientNorm ? step / gradient_norm : 0.0;
+  return gradient_norm > kSmallestGradientNorm && gradient_norm <= kLargestNorm ? step / gradient_norm : 0.0;
 }
 
 ROBUSTDML_HOST_DEVICE double l2_shrink(double distance, double epsilon) {

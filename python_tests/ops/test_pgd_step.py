@@ -112,9 +112,14 @@ def test_nan_in_an_image_stays_and_nan_in_a_gradient_does_not_spread(norm: str, 
     gradient = torch.ones_like(clean)
     result = ops.pgd_step(broken, gradient, clean, epsilon=0.1, step_size=0.1, norm=norm)
     assert result[0, 3].isnan() and not result[1].isnan().any()
-    gradient[0, 5] = torch.nan
-    result = ops.pgd_step(clean, gradient, clean, epsilon=0.1, step_size=0.1, norm="linf")
-    assert not result.isnan().any() and result[0, 5] == 0.5
+    for value in (torch.nan, torch.inf):
+        gradient[0, 5] = value
+        result = ops.pgd_step(clean, gradient, clean, epsilon=0.1, step_size=0.1, norm=norm)
+        assert not result.isnan().any() and (result[1] < 0.5).all()
+        if norm == "l2":
+            assert torch.equal(result[0], clean[0]), "no direction, no step"
+        else:
+            assert result[0, 5] == (0.5 if value != value else 0.4)
 
 
 @pytest.mark.parametrize("device", DEVICES)

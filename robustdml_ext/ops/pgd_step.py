@@ -35,7 +35,8 @@ def pgd_step_reference(
         projected = torch.maximum(torch.minimum(moved, x0 + radius), x0 - radius)
     else:
         length = _norm_per_sample(g).reshape(per_sample)
-        direction = torch.where(length > SMALLEST_GRADIENT_NORM, g / length, 0.0)
+        directed = (length > SMALLEST_GRADIENT_NORM) & length.isfinite()
+        direction = torch.where(directed, g / length, 0.0)
         offset = x - x0 + step * direction
         distance = _norm_per_sample(offset).reshape(per_sample)
         shrink = torch.where(distance > radius, radius / distance, 1.0)
@@ -127,7 +128,8 @@ def pgd_step(
 
     Args:
         adversarial: current images x, `[B, ...]`, pixels in [minimum, maximum].
-        gradient: gradient g of the objective at x, `[B, ...]`. An all-zero (for l2: vanishing) gradient moves nothing.
+        gradient: gradient g of the objective at x, `[B, ...]`. A gradient without a direction
+            (all zero; for l2 also vanishing, infinite or NaN) moves nothing.
         clean: the images x₀ that the ball is around, `[B, ...]`.
         epsilon: radius ε of the ball, in pixels; a number, or one a sample `[B]`.
         step_size: step length α, in pixels; a number, or one a sample `[B]`.

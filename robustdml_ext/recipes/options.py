@@ -89,7 +89,10 @@ class AttackOptions(OptionGroup):
     attack_steps: int = option(1, "Gradient steps of the training attack.", ge=1)
     attack_step_size: float | None = option(None, "Size of one step, in pixels. None: ε / steps.", gt=0)
     random_start: float = option(
-        0.0, "Half width of the uniform noise that the training attack starts from, in pixels.", ge=0
+        5e-4,
+        "Half width of the uniform noise that the training attack starts from, in pixels. The paper does not "
+        "say; this is the published code's.",
+        ge=0,
     )
     targets_from: Literal["start", "clean"] = option(
         "start",
