@@ -23,9 +23,7 @@ SHAPES = {
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", list(SHAPES))
 @pytest.mark.parametrize("relu", [False, True], ids=["plain", "relu"])
-@pytest.mark.parametrize(
-    "variant", ["ours", "one BatchNorm2d", "compiled BatchNorm2d", "chunk-norm-concatenate"]
-)
+@pytest.mark.parametrize("variant", ["ours", "one BatchNorm2d", "compiled BatchNorm2d", "chunk-norm-concatenate"])
 def test_distribution_norm(
     variant: str, relu: bool, shape: str, layout: str, mode: str, measure: Callable[..., None], device: str
 ) -> None:

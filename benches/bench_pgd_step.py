@@ -28,7 +28,9 @@ def reference(x: Tensor, gradient: Tensor, clean: Tensor, norm: str) -> Tensor:
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("shape", list(SHAPES))
-@pytest.mark.parametrize("variant", ["ours", "ours, new tensor", "reference", "compiled reference", "torchattacks' lines"])
+@pytest.mark.parametrize(
+    "variant", ["ours", "ours, new tensor", "reference", "compiled reference", "torchattacks' lines"]
+)
 def test_pgd_step(variant: str, shape: str, norm: str, measure: Callable[..., None], device: str) -> None:
     clean = torch.rand(SHAPES[shape], device=device)
     x, gradient = clean.clone(), torch.randn_like(clean)

@@ -1,8 +1,8 @@
 """Runs every variant of a job in one session, on the same data, and sets it beside what the machine can do.
 
-    pytest benches                      on the CPU
-    pytest benches --device cuda        on the GPU
-    pytest benches --results DIR        also writes DIR/<device>.json
+pytest benches                      on the CPU
+pytest benches --device cuda        on the GPU
+pytest benches --results DIR        also writes DIR/<device>.json
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def limits(device: str) -> dict[str, float]:
 
 
 @pytest.fixture
-def measure(benchmark: Any, device: str, limits: dict[str, float], request: pytest.FixtureRequest) -> Callable[..., None]:
+def measure(
+    benchmark: Any, device: str, limits: dict[str, float], request: pytest.FixtureRequest
+) -> Callable[..., None]:
     """measure(group, variant, function, bytes=…): times `function` as one variant of a group."""
 
     def run(group: str, variant: str, function: Callable[[], object], *, bytes: int = 0) -> None:

@@ -109,9 +109,7 @@ def test_a_standing_run_is_not_overwritten(finished: Path, capsys: pytest.Captur
     assert "--resume" in message and "--overwrite" in message and len(message.splitlines()) == 1
 
 
-def test_resume_with_another_recipe_names_what_differs(
-    finished: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resume_with_another_recipe_names_what_differs(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(["mdprop", "--out", str(finished), "--resume", "--epsilon", "0.3", *_QUICK]) == 2
     assert "epsilon: the run has" in _said(capsys)
     assert run.main(["mdprop", "--out", str(finished), "--resume", "--overwrite", *_QUICK]) == 2

@@ -10,6 +10,7 @@ Environment:
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from dataclasses import asdict, dataclass, field
@@ -42,10 +43,10 @@ class LibraryStatus:
 def build_facts() -> dict[str, Any]:
     """Facts of the build (compiler, SIMD levels, CUDA architectures, ABI target); empty where nothing was built."""
     try:
-        from robustdml_ext.lib import _build_facts  # type: ignore[import-not-found, unused-ignore]
+        module = importlib.import_module("robustdml_ext.lib._build_facts")
     except ImportError:
         return {}
-    return dict(_build_facts.facts())
+    return dict(module.facts())
 
 
 def _simd_levels() -> list[str]:

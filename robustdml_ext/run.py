@@ -86,8 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _overview() -> str:
     width = max(len(name) for name in [*METHODS, *TOOLS])
     methods, tools = (
-        "\n".join(f"  {name:{width}}  {summary}" for name, summary in entries.items())
-        for entries in (METHODS, TOOLS)
+        "\n".join(f"  {name:{width}}  {summary}" for name, summary in entries.items()) for entries in (METHODS, TOOLS)
     )
     return _OVERVIEW.format(program=PROGRAM, methods=methods, tools=tools)
 

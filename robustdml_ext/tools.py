@@ -39,9 +39,7 @@ class Compare:
     Example: python -m robustdml_ext.run compare runs/* --figure robustness.png
     """
 
-    runs: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help="Folders of runs, or result.json files.")
-    ]
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help="Folders of runs, or result.json files.")]
     figure: Annotated[
         str | None, tyro.conf.arg(help="Draw R@1 and π_ratio against ε into this file (png, svg or pdf).")
     ] = None

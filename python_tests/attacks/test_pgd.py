@@ -160,9 +160,7 @@ def test_fgsm_and_bim_are_what_they_are() -> None:
     torch.testing.assert_close(BIM(0.05, 1).perturb(model, IMAGES, objective), expected)
     bim = BIM(0.05, 4, 0.02)
     assert (bim.random_start, bim.step_size, bim.steps) == (0.0, 0.02, 4)
-    assert torch.equal(
-        bim.perturb(model, IMAGES, objective), PGD(0.05, 4, 0.02).perturb(model, IMAGES, objective)
-    )
+    assert torch.equal(bim.perturb(model, IMAGES, objective), PGD(0.05, 4, 0.02).perturb(model, IMAGES, objective))
 
 
 def test_reaches_its_aim_better_with_more_steps_and_keeps_the_best() -> None:
@@ -179,15 +177,11 @@ def test_reaches_its_aim_better_with_more_steps_and_keeps_the_best() -> None:
     wild = {"epsilon": 0.1, "steps": 7, "step_size": 0.15}
     last = value(PGD(**wild).perturb(model, IMAGES, objective))
     best = value(PGD(**wild, keep_best=True).perturb(model, IMAGES, objective))
-    iterates = torch.stack(
-        [value(PGD(**{**wild, "steps": n}).perturb(model, IMAGES, objective)) for n in range(1, 8)]
-    )
+    iterates = torch.stack([value(PGD(**{**wild, "steps": n}).perturb(model, IMAGES, objective)) for n in range(1, 8)])
     torch.testing.assert_close(best, torch.minimum(iterates.amin(0), start))
     assert (best < last - 1e-4).any()
     generator = torch.Generator().manual_seed(0)
-    several = value(
-        PGD(**wild, random_start=0.1, restarts=4).perturb(model, IMAGES, objective, generator=generator)
-    )
+    several = value(PGD(**wild, random_start=0.1, restarts=4).perturb(model, IMAGES, objective, generator=generator))
     generator.manual_seed(0)
     single = value(PGD(**wild, random_start=0.1).perturb(model, IMAGES, objective, generator=generator))
     assert (several <= single + 1e-6).all() and (several < single - 1e-4).any()
@@ -228,9 +222,7 @@ def test_given_noise_is_where_it_starts() -> None:
 
 def test_joint_attack_equals_separate_ones() -> None:
     torch.manual_seed(0)
-    model = (
-        build_embedder("small", channels=1, embedding_dim=8, distributions=3, norm_noise=0.3).double().train()
-    )
+    model = build_embedder("small", channels=1, embedding_dim=8, distributions=3, norm_noise=0.3).double().train()
     images, noise = torch.rand(2, 12, 1, 8, 8, dtype=torch.float64).unbind()
     noise = noise * 0.01
     parts = [slice(0, 5), slice(5, 12)]

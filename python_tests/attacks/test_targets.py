@@ -11,15 +11,11 @@ from hypothesis import strategies as st
 
 from robustdml_ext.attacks import sample_targets
 
-labels_of_bank = st.lists(st.integers(-3, 5), min_size=2, max_size=40).filter(
-    lambda labels: len(set(labels)) > 1
-)
+labels_of_bank = st.lists(st.integers(-3, 5), min_size=2, max_size=40).filter(lambda labels: len(set(labels)) > 1)
 
 
 @given(candidates=labels_of_bank, count=st.integers(1, 12), seed=st.integers(0, 1000), data=st.data())
-def test_other_classes_and_distinct(
-    candidates: list[int], count: int, seed: int, data: st.DataObject
-) -> None:
+def test_other_classes_and_distinct(candidates: list[int], count: int, seed: int, data: st.DataObject) -> None:
     labels = data.draw(st.lists(st.sampled_from([*candidates, 9]), max_size=20))
     bank, own = torch.tensor(candidates), torch.tensor(labels, dtype=torch.int64)
 

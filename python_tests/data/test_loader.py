@@ -23,13 +23,7 @@ def test_keys() -> None:
     keys = augmentation_keys(0, 0, 0, range(1000))
     assert len(set(keys)) == 1000 and all(0 <= key < 2**64 for key in keys)
     assert keys[500:510] == augmentation_keys(0, 0, 0, range(500, 510))
-    parts = {
-        augmentation_keys(s, e, t, [p])[0]
-        for s in range(6)
-        for e in range(6)
-        for t in range(6)
-        for p in range(6)
-    }
+    parts = {augmentation_keys(s, e, t, [p])[0] for s in range(6) for e in range(6) for t in range(6) for p in range(6)}
     assert len(parts) == 6**4
     bits = torch.tensor([[key >> b & 1 for b in range(64)] for key in keys], dtype=torch.float32).mean(0)
     assert (bits - 0.5).abs().max() < 0.08
@@ -105,6 +99,4 @@ def test_evaluation_without_broken_images(sop_folder: Path, workers: int) -> Non
         truncate(sop_folder / "cabinet_final" / f"1004_{i}.JPG")
     test = data.load("sop", str(sop_folder), image_size=16, on_broken="skip").test
     with pytest.warns(UserWarning):
-        assert [labels.tolist() for _, labels in evaluation_batches(test, 4, num_workers=workers)] == [
-            [1] * 4
-        ]
+        assert [labels.tolist() for _, labels in evaluation_batches(test, 4, num_workers=workers)] == [[1] * 4]

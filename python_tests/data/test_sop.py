@@ -21,9 +21,7 @@ def test_loads_from_the_folder_and_from_its_parent(sop_folder: Path, parent: boo
     assert splits.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert splits.test.labels.tolist() == [0] * 4 + [1] * 4
     assert splits.train.class_names == ["bicycle 1", "cabinet 2", "bicycle 3"]
-    assert (
-        splits.test.paths is not None and splits.test.paths[0] == sop_folder / "cabinet_final" / "1004_0.JPG"
-    )
+    assert splits.test.paths is not None and splits.test.paths[0] == sop_folder / "cabinet_final" / "1004_0.JPG"
     images, labels = splits.test.batch([0, 5])
     assert images.shape == (2, 3, 224, 224) and images.dtype == torch.float32 and labels.tolist() == [0, 1]
     assert images.min() >= 0 and images.max() <= 1 and images.std() > 0.05
@@ -102,9 +100,7 @@ def test_malformed_line_names_file_and_number(sop_folder: Path, line: str) -> No
 def test_wrong_header(sop_folder: Path, header: str) -> None:
     file = sop_folder / "Ebay_test.txt"
     file.write_text("\n".join([header, *file.read_text().splitlines()[1:]]))
-    with pytest.raises(
-        data.DataError, match=r"Ebay_test\.txt, line 1: expected the header 'image_id class_id"
-    ):
+    with pytest.raises(data.DataError, match=r"Ebay_test\.txt, line 1: expected the header 'image_id class_id"):
         data.load("sop", str(sop_folder))
 
 

@@ -97,9 +97,7 @@ def test_crops_are_distributed_as_torchvisions(height: int, width: int) -> None:
         theirs = torch.tensor([params[name] for params in drawn]).double()
         ours = boxes[:, column].contiguous()
         grid = torch.arange(max(height, width) + 1).double()
-        distance = (
-            torch.searchsorted(ours.sort()[0], grid) - torch.searchsorted(theirs.sort()[0], grid)
-        ).abs()
+        distance = (torch.searchsorted(ours.sort()[0], grid) - torch.searchsorted(theirs.sort()[0], grid)).abs()
         assert distance.max() / count < 0.05, name  # Kolmogorov-Smirnov; 0.05 is p = 0.001
 
 
@@ -215,9 +213,7 @@ def test_probe(sop_folder: Path, make_folder: MakeFolder, tmp_path: Path) -> Non
     found = {p.name: p for p in data.probe(str(sop_folder))}
     assert set(found) == set(data.NAMES)
     assert found["digits"].found and found["sop"].found
-    assert (
-        "train 12 images of 3 classes" in found["sop"].detail and "not the published" in found["sop"].detail
-    )
+    assert "train 12 images of 3 classes" in found["sop"].detail and "not the published" in found["sop"].detail
     found = {p.name: p for p in data.probe(str(make_folder({"a": 1, "b": 2, "c": 1})))}
     assert not found["sop"].found and "lifted_struct" in found["sop"].detail
     assert found["folder"].found and "4 images in 1 training and 2 test classes" in found["folder"].detail

@@ -65,11 +65,7 @@ def test_undefined_figures_are_nan() -> None:
     one = density(np.eye(3), np.array([5, 5, 5]))
     assert one["pi_intra"] == pytest.approx(1) and math.isnan(one["pi_inter"]) and math.isnan(one["pi_ratio"])
     alone = density(np.eye(3), np.array([0, 1, 2]))
-    assert (
-        math.isnan(alone["pi_intra"])
-        and alone["pi_inter"] == pytest.approx(1)
-        and math.isnan(alone["pi_ratio"])
-    )
+    assert math.isnan(alone["pi_intra"]) and alone["pi_inter"] == pytest.approx(1) and math.isnan(alone["pi_ratio"])
 
 
 def test_collapsed_embeddings() -> None:

@@ -60,19 +60,14 @@ def integer_embeddings(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(integer_embeddings(), st.sampled_from([2.0**-60, 1.0, 3.0, 2.0**60]), st.integers(1, 60))
-def test_ties_and_duplicates_by_lowest_index(
-    data: tuple[np.ndarray, np.ndarray], scale: float, block: int
-) -> None:
+def test_ties_and_duplicates_by_lowest_index(data: tuple[np.ndarray, np.ndarray], scale: float, block: int) -> None:
     embeddings, labels = data
     expected = brute_force(embeddings, labels, embeddings, labels, "euclidean", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieval, "BLOCK_ELEMENTS", block)
         scaled = embeddings * embeddings.dtype.type(scale)
         assert recall_at_k(scaled, labels, K, distance="euclidean") == expected
-        assert (
-            recall_at_k(torch.from_numpy(scaled), torch.from_numpy(labels), K, distance="euclidean")
-            == expected
-        )
+        assert recall_at_k(torch.from_numpy(scaled), torch.from_numpy(labels), K, distance="euclidean") == expected
 
 
 @given(integer_embeddings(), st.data())
@@ -113,9 +108,7 @@ def test_against_scikit_learn() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(0, 40, 900)
     embeddings = random.normal(size=(40, 16))[labels] + random.normal(size=(900, 16))
-    neighbors = (
-        NearestNeighbors(n_neighbors=9, metric="cosine").fit(embeddings).kneighbors(embeddings)[1][:, 1:]
-    )
+    neighbors = NearestNeighbors(n_neighbors=9, metric="cosine").fit(embeddings).kneighbors(embeddings)[1][:, 1:]
     got = recall_at_k(embeddings, labels)
     assert got == {k: (labels[neighbors[:, :k]] == labels[:, None]).any(1).mean() for k in (1, 2, 4, 8)}
     assert 0.2 < got[1] < got[8] < 1
@@ -150,9 +143,7 @@ def test_self_is_left_out_by_index_not_by_position() -> None:
 def test_zero_vectors_and_single_items() -> None:
     assert recall_at_k(np.zeros((1, 3)), np.array([4])) == dict.fromkeys((1, 2, 4, 8), 0.0)
     assert recall_at_k(np.zeros((3, 3)), np.array([4, 4, 4]), 1) == {1: 1.0}
-    assert recall_at_k(np.zeros((2, 3), dtype=np.float64), np.array([0, 0]), 1, distance="euclidean") == {
-        1: 1.0
-    }
+    assert recall_at_k(np.zeros((2, 3), dtype=np.float64), np.array([0, 0]), 1, distance="euclidean") == {1: 1.0}
 
 
 @pytest.mark.parametrize("scale", [1e-320, 1e-30, 1e30, 1e300])

@@ -38,9 +38,7 @@ def test_equals_the_attack_written_out(name: str, targets: int) -> None:
     model, (pixels, labels) = network().train(), images()
     threat = ThreatModel(name, epsilon=0.1, steps=3, targets=targets)
     flags = [module.training for module in model.modules()]
-    embeddings, found = attack_dataset(
-        model, [(pixels[:16], labels[:16]), (pixels[16:], labels[16:])], threat, seed=4
-    )
+    embeddings, found = attack_dataset(model, [(pixels[:16], labels[:16]), (pixels[16:], labels[16:])], threat, seed=4)
     assert [module.training for module in model.modules()] == flags
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
@@ -74,8 +72,7 @@ def test_away_needs_no_targets_and_goes_away() -> None:
 def test_judges_the_deployed_model_whatever_is_attacked() -> None:
     model, (pixels, labels) = network(2).eval(), images()
     by_distribution = [
-        attack_dataset(model, [(pixels, labels)], ThreatModel(epsilon=0.1, steps=3, distribution=k))[0]
-        for k in (0, 1)
+        attack_dataset(model, [(pixels, labels)], ThreatModel(epsilon=0.1, steps=3, distribution=k))[0] for k in (0, 1)
     ]
     assert (by_distribution[0] - by_distribution[1]).abs().max() > 1e-3
     still, _ = attack_dataset(model, [(pixels, labels)], ThreatModel(epsilon=0.0, steps=1, distribution=1))

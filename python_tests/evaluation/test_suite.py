@@ -12,9 +12,7 @@ from robustdml_ext import data, evaluation
 def blobs() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(8).repeat_interleave(12)
-    return torch.randn(8, 6, generator=generator)[labels] + torch.randn(
-        96, 6, generator=generator
-    ) / 2, labels
+    return torch.randn(8, 6, generator=generator)[labels] + torch.randn(96, 6, generator=generator) / 2, labels
 
 
 def test_every_figure_under_its_name() -> None:
@@ -24,9 +22,7 @@ def test_every_figure_under_its_name() -> None:
     assert all(type(value) is float for value in figures.values())
     unit = embeddings / embeddings.norm(dim=1, keepdim=True)
     clusters = evaluation.kmeans(unit, 8, 0)
-    assert figures["nmi"] == evaluation.nmi(clusters, labels) and figures["f1"] == evaluation.f1(
-        clusters, labels
-    )
+    assert figures["nmi"] == evaluation.nmi(clusters, labels) and figures["f1"] == evaluation.f1(clusters, labels)
     assert figures["recall@5"] == evaluation.recall_at_k(unit, labels, 5)[5]
     assert figures["pi_ratio"] == pytest.approx(evaluation.density(embeddings, labels)["pi_ratio"])
     assert 0.5 < figures["nmi"] < 1 and 0.5 < figures["recall@1"] < 1

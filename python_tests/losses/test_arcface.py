@@ -23,9 +23,7 @@ def oracle(loss: ArcFaceLoss, embeddings: Tensor, labels: Tensor) -> Tensor:
             if c == labels[i]:
                 angle = torch.arccos(cosine)
                 inside = angle + loss.margin < math.pi
-                cosine = (
-                    torch.cos(angle + loss.margin) if inside else cosine - loss.margin * math.sin(loss.margin)
-                )
+                cosine = torch.cos(angle + loss.margin) if inside else cosine - loss.margin * math.sin(loss.margin)
             logits.append(loss.scale * cosine)
         rows.append(torch.stack(logits).logsumexp(0) - logits[int(labels[i])])
     return torch.stack(rows).mean()
@@ -87,9 +85,7 @@ def test_safe_on_the_center_and_opposite_to_it(sign: float) -> None:
             embeddings = (sign * loss.centers[row : row + 1]).detach().requires_grad_()
             value = loss(embeddings, torch.tensor([row]))
             value.backward()
-            assert (
-                value.isfinite() and embeddings.grad.isfinite().all() and loss.centers.grad.isfinite().all()
-            )
+            assert value.isfinite() and embeddings.grad.isfinite().all() and loss.centers.grad.isfinite().all()
             assert embeddings.grad.abs().max() < 1e3
 
 

@@ -59,9 +59,7 @@ def test_is_equations_14_and_15(
     )
     torch.testing.assert_close(actual, expected)
     (gradient,) = torch.autograd.grad(actual, embeddings)
-    correct = (
-        torch.autograd.grad(expected, embeddings)[0] if expected.requires_grad else torch.zeros_like(gradient)
-    )
+    correct = torch.autograd.grad(expected, embeddings)[0] if expected.requires_grad else torch.zeros_like(gradient)
     torch.testing.assert_close(gradient, correct, atol=1e-9, rtol=1e-6)
 
 

@@ -21,9 +21,7 @@ THREAT = ThreatModel("stax", epsilon=EPSILON, steps=20)
 def digits() -> tuple[Tensor, Tensor]:
     datasets = pytest.importorskip("sklearn.datasets")
     data = datasets.load_digits()
-    return torch.tensor(data.images, dtype=torch.float32)[:, None] / 16, torch.tensor(
-        data.target, dtype=torch.int64
-    )
+    return torch.tensor(data.images, dtype=torch.float32)[:, None] / 16, torch.tensor(data.target, dtype=torch.int64)
 
 
 def trained(make: Callable[[int], Method], seed: int) -> Embedder:
@@ -54,9 +52,7 @@ def figures(model: Embedder) -> tuple[float, float]:
 def mdprop(epsilon: float) -> Callable[[int], Method]:
     def make(distributions: int) -> Method:
         network = build_embedder("small", channels=1, embedding_dim=64, distributions=distributions)
-        return MDProp(
-            network, MultiSimilarityLoss(), (1, 5), PGD(epsilon, 1, random_start=min(epsilon, 5e-4))
-        )
+        return MDProp(network, MultiSimilarityLoss(), (1, 5), PGD(epsilon, 1, random_start=min(epsilon, 5e-4)))
 
     return make
 

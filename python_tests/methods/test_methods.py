@@ -48,13 +48,9 @@ def attack(**options: Any) -> PGD:
     return PGD(**{"epsilon": 0.1, "steps": 2, "random_start": 0.02, **options})
 
 
-def attacked_separately(
-    method: Any, data: Batch, generator: torch.Generator, distributions: list[int]
-) -> list[Tensor]:
+def attacked_separately(method: Any, data: Batch, generator: torch.Generator, distributions: list[int]) -> list[Tensor]:
     """One attack after the other, each with the draws that the joint one makes."""
-    targets = [
-        sample_targets(data.labels, t, candidates=data.labels, generator=generator) for t in method.targets
-    ]
+    targets = [sample_targets(data.labels, t, candidates=data.labels, generator=generator) for t in method.targets]
     noise = method.attack.draw_noise(data.images, generator, rows=len(targets) * len(data.labels))
     made = []
     for k, (rows, distribution) in enumerate(zip(targets, distributions, strict=True)):
@@ -76,12 +72,8 @@ def losses() -> list[nn.Module]:
 @pytest.mark.parametrize("loss", losses(), ids=["multisimilarity", "arcface"])
 @pytest.mark.parametrize("targets_from", ["start", "clean"])
 @pytest.mark.parametrize("targets", [(1,), (3,), (1, 5), (1, 3, 5)])
-def test_mdprop_joint_step_equals_separate_passes(
-    targets: tuple[int, ...], targets_from: str, loss: nn.Module
-) -> None:
-    joint = MDProp(
-        network(1 + len(targets)), copy.deepcopy(loss), targets, attack(), targets_from=targets_from
-    )
+def test_mdprop_joint_step_equals_separate_passes(targets: tuple[int, ...], targets_from: str, loss: nn.Module) -> None:
+    joint = MDProp(network(1 + len(targets)), copy.deepcopy(loss), targets, attack(), targets_from=targets_from)
     separate = copy.deepcopy(joint)
     data = batch()
     output = joint.training_step(data, torch.Generator().manual_seed(2), Context())
@@ -132,9 +124,7 @@ def test_standard_is_the_loss_of_clean_images() -> None:
 def test_advprop_is_mdprop_with_single_targets() -> None:
     advprop = AdvPropD(network(2), MultiSimilarityLoss(), attack())
     mdprop = MDProp(network(2), MultiSimilarityLoss(), [1], attack())
-    values = [
-        m.training_step(batch(), torch.Generator().manual_seed(0), Context()).loss for m in (advprop, mdprop)
-    ]
+    values = [m.training_step(batch(), torch.Generator().manual_seed(0), Context()).loss for m in (advprop, mdprop)]
     assert values[0] == values[1] and advprop.name == "advprop" and isinstance(advprop, MDProp)
 
 
@@ -147,9 +137,7 @@ def test_joint_loss_spans_the_streams() -> None:
             return embeddings.sum()
 
     data = batch()
-    MDProp(network(3), Recording(), (1, 3), attack(), joint_loss=True).training_step(
-        data, torch.Generator(), Context()
-    )
+    MDProp(network(3), Recording(), (1, 3), attack(), joint_loss=True).training_step(data, torch.Generator(), Context())
     ((embeddings, labels),) = seen
     assert embeddings.shape == (36, 8) and torch.equal(labels, data.labels.repeat(3))
 
@@ -176,9 +164,7 @@ def test_log_is_detached_and_shows_the_attack() -> None:
         f"objective/{n}/{w}" for n in names for w in ("before", "after")
     ]
     assert list(log) == expected
-    assert all(
-        isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad for value in log.values()
-    )
+    assert all(isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad for value in log.values())
 
 
 def test_steps_repeat_and_follow_the_generator() -> None:
@@ -221,8 +207,6 @@ def test_errors_name_the_argument() -> None:
         Adversarial(network(1), MultiSimilarityLoss(), targets_from="training")
     method = MDProp(network(2), MultiSimilarityLoss(), (1,))
     with pytest.raises(ValueError, match="no other class"):
-        method.training_step(
-            Batch(batch().images, torch.zeros(12, dtype=torch.int64)), torch.Generator(), Context()
-        )
+        method.training_step(Batch(batch().images, torch.zeros(12, dtype=torch.int64)), torch.Generator(), Context())
     with pytest.raises(NotImplementedError):
         Method(network(1), MultiSimilarityLoss()).training_step(batch(), torch.Generator(), Context())

@@ -30,9 +30,7 @@ def test_any_classification_network_with_batch_norm(arch: str, classifier: str, 
     with torch.no_grad():
         embeddings = model(torch.rand(2, 3, 32, 32), segments=[1, 1])
     assert embeddings.shape == (2, 8) and embeddings.isfinite().all()
-    torchvision.models.get_model(arch, num_classes=8).load_state_dict(
-        model.export().state_dict(), strict=True
-    )
+    torchvision.models.get_model(arch, num_classes=8).load_state_dict(model.export().state_dict(), strict=True)
 
 
 @pytest.mark.parametrize("arch", ["vit_b_16", "convnext_tiny", "alexnet", "squeezenet1_0"])
@@ -91,11 +89,7 @@ def test_old_densenet_keys_load(tmp_path: Path) -> None:
         old[key] = value
     assert old.keys() != source.keys()
     torch.save(old, tmp_path / "old.pth")
-    exported = (
-        build_embedder("densenet121", embedding_dim=8, weights=str(tmp_path / "old.pth"))
-        .export()
-        .state_dict()
-    )
+    exported = build_embedder("densenet121", embedding_dim=8, weights=str(tmp_path / "old.pth")).export().state_dict()
     assert all(torch.equal(exported[key], value) for key, value in source.items())
 
 
@@ -124,9 +118,7 @@ def test_files_that_do_not_fit_are_explained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"])
-def test_named_weights_come_from_torchvision(
-    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_named_weights_come_from_torchvision(weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     state = torchvision.models.resnet18().state_dict()
     asked: list[str] = []

@@ -21,9 +21,7 @@ from robustdml_ext.models import IMAGENET_MEAN, IMAGENET_STD, Embedder, build_em
 def small(distributions: int = 3, seed: int = 0, **options: object) -> Embedder:
     """A float64 network whose distributions differ in parameters and statistics."""
     torch.manual_seed(seed)
-    model = build_embedder(
-        "small", channels=2, embedding_dim=8, distributions=distributions, **options
-    ).double()
+    model = build_embedder("small", channels=2, embedding_dim=8, distributions=distributions, **options).double()
     for norm in model.norms():
         for value in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
             value.uniform_(0.5, 1.5)
@@ -34,9 +32,7 @@ def state_after(model: Embedder, outputs: list[Tensor], x: Tensor) -> dict[str, 
     cotangent = torch.linspace(-1, 1, sum(o.numel() for o in outputs), dtype=torch.float64)
     joined = torch.cat(outputs)
     joined.backward(cotangent.reshape(joined.shape))
-    gradients = {
-        f"{n}.grad": torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()
-    }
+    gradients = {f"{n}.grad": torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
     return {"output": joined.detach(), "x.grad": x.grad, **gradients, **dict(model.named_buffers())}
 
 
@@ -136,9 +132,7 @@ def test_copies_and_plain_copies_stand_alone() -> None:
 
 def test_state_dict_holds_each_layer_once() -> None:
     model = small()
-    assert model.fused and all(
-        name.split(".")[0] in ("backbone", "head", "mean", "std") for name in model.state_dict()
-    )
+    assert model.fused and all(name.split(".")[0] in ("backbone", "head", "mean", "std") for name in model.state_dict())
     assert len(list(model.parameters())) == len({id(p) for p in model.parameters()}) == 3 * 3 + 2
 
 

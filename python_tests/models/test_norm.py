@@ -57,9 +57,7 @@ def test_equals_separate_batch_norms(
         torch.testing.assert_close(actual, expected)
         leaves = [x, *ours.parameters()]
         gradients = torch.autograd.grad(actual, leaves, cotangent)
-        torch.testing.assert_close(
-            gradients[0], torch.autograd.grad(expected, x, cotangent, retain_graph=True)[0]
-        )
+        torch.testing.assert_close(gradients[0], torch.autograd.grad(expected, x, cotangent, retain_graph=True)[0])
         for name, gradient in zip(["weight", "bias"] if affine else [], gradients[1:], strict=True):
             for k, (p, part) in enumerate(zip(plain, parts, strict=True)):
                 if len(part):

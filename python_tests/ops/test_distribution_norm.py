@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -32,7 +34,7 @@ def segmentations(draw: st.DrawFn, batch: int) -> list[int]:
     """Sizes of 1 to 4 segments, some of them empty, that add up to the batch."""
     cuts = sorted(draw(st.lists(st.integers(0, batch), max_size=3)))
     edges = [0, *cuts, batch]
-    return [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    return [b - a for a, b in pairwise(edges)]
 
 
 def reference_norms(weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, momentum: float) -> list[nn.Module]:
@@ -66,7 +68,13 @@ def run(
             if part.numel():
                 values = part.flatten(2).transpose(1, 2).flatten(0, 1) if part.dim() > 2 else part
                 normal = nn.functional.batch_norm(
-                    values, norms[k].running_mean, norms[k].running_var, leaves[1][k], leaves[2][k], training, 0.3  # type: ignore[arg-type]
+                    values,
+                    norms[k].running_mean,
+                    norms[k].running_var,
+                    leaves[1][k],
+                    leaves[2][k],
+                    training,
+                    0.3,  # type: ignore[arg-type]
                 )
                 if part.dim() > 2:
                     normal = normal.reshape(size, -1, x.shape[1]).transpose(1, 2).reshape(part.shape)
@@ -145,7 +153,18 @@ def ops_off(x: Tensor, residual: Tensor | None, *rest: object) -> dict[str, Tens
         output = operators.apply_reference(x, residual, weight, bias, mean, variance, segments, 1e-5, relu)  # type: ignore[arg-type]
         mu, sigma2, counts = mean, variance, []
     grads = operators.backward_reference(
-        grad, x, output if relu else None, weight, mu, sigma2, None, counts, segments, 1e-5, True, True  # type: ignore[arg-type]
+        grad,
+        x,
+        output if relu else None,
+        weight,
+        mu,
+        sigma2,
+        None,
+        counts,
+        segments,
+        1e-5,
+        True,
+        True,  # type: ignore[arg-type]
     )
     names = ("grad input", "grad residual", "grad weight", "grad bias")
     return {
@@ -272,7 +291,14 @@ def test_nan_and_infinity_stay_in_their_channel_and_segment(shape: tuple[int, ..
     x = values(shape, torch.float32, device, 0)
     x[0, 0] = torch.nan
     output = ops.distribution_norm(
-        x, torch.ones(2, 2, device=device), torch.zeros(2, 2, device=device), None, None, [2, 2], training=True, relu=True
+        x,
+        torch.ones(2, 2, device=device),
+        torch.zeros(2, 2, device=device),
+        None,
+        None,
+        [2, 2],
+        training=True,
+        relu=True,
     )
     assert output[:2, 0].isnan().all() and output[:2, 1].isfinite().all() and output[2:].isfinite().all()
 
@@ -285,7 +311,9 @@ def test_constant_input_and_empty_segments(shape: tuple[int, ...], device: str) 
     bias = torch.tensor([[1.0, 2.0]] * 3, device=device)
     output = ops.distribution_norm(x, torch.ones(3, 2, device=device), bias, mean, variance, [2, 0, 4], training=True)
     assert torch.equal(output.flatten(2).amax(0).flatten(1).amax(1) if x.dim() > 2 else output.amax(0), bias[0])
-    assert torch.equal(mean[1], torch.zeros(2, device=device)) and torch.equal(variance[1], torch.ones(2, device=device))
+    assert torch.equal(mean[1], torch.zeros(2, device=device)) and torch.equal(
+        variance[1], torch.ones(2, device=device)
+    )
     assert torch.allclose(mean[0], torch.full((2,), 1e3, device=device))
 
 

@@ -18,9 +18,7 @@ from robustdml_ext.ops.pgd_step import pgd_step_reference
 NORMS = ["linf", "l2"]
 
 
-def exact_step(
-    x: Tensor, g: Tensor, clean: Tensor, epsilon: Tensor, step: Tensor, norm: str, maximize: bool
-) -> Tensor:
+def exact_step(x: Tensor, g: Tensor, clean: Tensor, epsilon: Tensor, step: Tensor, norm: str, maximize: bool) -> Tensor:
     """The definition, sample by sample, in float64."""
     result = []
     direction = 1.0 if maximize else -1.0

@@ -157,9 +157,7 @@ def test_curves_hold_means_by_step_and_by_epoch(whole: Path) -> None:
     train = [line for line in lines if line["kind"] == "train"]
     assert [line["step"] for line in train] == [4, 8, 12, 16, 20, 24, 28]
     assert [line["epoch"] for line in train] == [1, 1, 1, 2, 2, 2, 2]
-    assert all(
-        line["doubled"] == pytest.approx(2 * line["loss"], rel=1e-6) and line["one"] == 1.0 for line in train
-    )
+    assert all(line["doubled"] == pytest.approx(2 * line["loss"], rel=1e-6) and line["one"] == 1.0 for line in train)
     epochs = [line for line in lines if line["kind"] == "epoch"]
     assert [(line["epoch"], line["step"]) for line in epochs] == [(1, 15), (2, 30)]
 
@@ -217,9 +215,7 @@ def test_a_request_to_stop_saves_at_the_step_boundary(whole: Path, tmp_path: Pat
 
 def test_training_works_outside_the_main_thread(tmp_path: Path) -> None:
     found: list[int] = []
-    thread = threading.Thread(
-        target=lambda: found.append(tiny_trainer(tmp_path, tiny_recipe(epochs=1)).run().steps)
-    )
+    thread = threading.Thread(target=lambda: found.append(tiny_trainer(tmp_path, tiny_recipe(epochs=1)).run().steps))
     thread.start()
     thread.join()
     assert found == [15]
@@ -244,9 +240,7 @@ def test_best_is_kept_only_where_selection_on_test_was_asked_for(tmp_path: Path)
 
     def run(name: str, **fields: Any) -> Any:
         left = list(scores)
-        trainer = tiny_trainer(
-            tmp_path / name, recipe(**fields), evaluate=lambda _: {"recall@1": left.pop(0)}
-        )
+        trainer = tiny_trainer(tmp_path / name, recipe(**fields), evaluate=lambda _: {"recall@1": left.pop(0)})
         return trainer.run()
 
     assert run("last").best is None

@@ -104,9 +104,7 @@ def test_a_run_is_never_overwritten_by_accident(tmp_path: Path) -> None:
     assert check_folder(folder, resume=True, overwrite=False) is False  # nothing saved yet: starts afresh
     (folder / "metrics.jsonl").write_text("{}")
     (folder / ".last.pt.1.part").write_text("half")
-    with pytest.raises(
-        RunRefusedError, match=r"already holds a run \(metrics\.jsonl\).*--resume.*--overwrite.*--out"
-    ):
+    with pytest.raises(RunRefusedError, match=r"already holds a run \(metrics\.jsonl\).*--resume.*--overwrite.*--out"):
         check_folder(folder, resume=False, overwrite=False)
     (folder / "last.pt").write_text("x")
     assert check_folder(folder, resume=True, overwrite=False) is True
@@ -132,13 +130,9 @@ def test_batches_are_a_function_of_the_step_alone() -> None:
     assert len(everything) == 30
     later = list(batches.since(17))
     assert all(
-        torch.equal(a, b)
-        for x, y in zip(everything[17:], later, strict=True)
-        for a, b in zip(x, y, strict=True)
+        torch.equal(a, b) for x, y in zip(everything[17:], later, strict=True) for a, b in zip(x, y, strict=True)
     )
-    halves = [
-        next(TrainingBatches(images, sampler, 2, 3, Processes(r, 2, ALONE.device)).since(29)) for r in (0, 1)
-    ]
+    halves = [next(TrainingBatches(images, sampler, 2, 3, Processes(r, 2, ALONE.device)).since(29)) for r in (0, 1)]
     assert torch.equal(torch.cat([half[0] for half in halves]), everything[29][0])
     with pytest.raises(RunRefusedError, match="60 for 7"):
         TrainingBatches(images, sampler, 2, 3, Processes(0, 7, ALONE.device))

@@ -101,9 +101,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         one, two = (load_checkpoint(tmp_path / count / name / "last.pt") for count in ("one", "two"))
         assert one["step"] == two["step"] == 22
         torch.testing.assert_close(two["method"], one["method"], rtol=1e-5, atol=1e-5)
-        curves = [
-            (tmp_path / count / name / "metrics.jsonl").read_text().splitlines() for count in ("one", "two")
-        ]
+        curves = [(tmp_path / count / name / "metrics.jsonl").read_text().splitlines() for count in ("one", "two")]
         for first, second in zip(*curves, strict=True):
             assert json.loads(second)["loss"] == pytest.approx(json.loads(first)["loss"], abs=1e-5)
         written = {path.name for path in (tmp_path / "two" / name).iterdir()}

@@ -157,9 +157,7 @@ class PGD:
             return (torch.rand(shape, **options) * 2 - 1) * self.random_start  # type: ignore[call-overload, no-any-return]
         direction = torch.randn(shape, **options)  # type: ignore[call-overload]
         per_sample = (-1,) + (1,) * (len(shape) - 1)
-        length = (
-            direction.flatten(1).norm(dim=1).reshape(per_sample).clamp_min(torch.finfo(images.dtype).tiny)
-        )
+        length = direction.flatten(1).norm(dim=1).reshape(per_sample).clamp_min(torch.finfo(images.dtype).tiny)
         # In d dimensions the share r^d of a ball's volume lies within the share r of its radius.
         radius = torch.rand(shape[:1], **options) ** (1 / direction[0].numel())  # type: ignore[call-overload]
         return self.random_start * radius.reshape(per_sample) * direction / length  # type: ignore[no-any-return]
@@ -168,9 +166,7 @@ class PGD:
         if noise is None:
             return clean.clone()
         if noise.shape != clean.shape:
-            raise ValueError(
-                f"noise: expected the images' shape {list(clean.shape)}, got {list(noise.shape)}"
-            )
+            raise ValueError(f"noise: expected the images' shape {list(clean.shape)}, got {list(noise.shape)}")
         start = (clean + noise).to(clean.dtype)
         # A step of length 0 only projects.
         return ops.pgd_step_(start, start, clean, epsilon=self.epsilon, step_size=0.0, norm=self.norm)

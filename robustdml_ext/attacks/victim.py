@@ -30,9 +30,7 @@ def under_attack(model: nn.Module, norm_mode: str) -> Iterator[None]:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     tracked = [module for module, _ in flags if getattr(module, _TRACKING, False)]
     # Instance norm changes its running statistics whatever that attribute says.
-    instance = (
-        [module for module in tracked if isinstance(module, _InstanceNorm)] if norm_mode == "train" else []
-    )
+    instance = [module for module in tracked if isinstance(module, _InstanceNorm)] if norm_mode == "train" else []
     buffers = [(buffer, buffer.clone()) for module in instance for buffer in module.buffers(recurse=False)]
     try:
         for parameter in trained:
@@ -71,9 +69,7 @@ def embed(model: nn.Module, images: Tensor, segments: Sequence[int] | None, dist
     if segments is None and distribution == 0:
         embeddings = model(images)
     elif getattr(model, "distributions", None) is None:
-        raise TypeError(
-            f"segments, distribution: {type(model).__name__} has one distribution; an Embedder has several"
-        )
+        raise TypeError(f"segments, distribution: {type(model).__name__} has one distribution; an Embedder has several")
     else:
         embeddings = model(images, segments=segments, distribution=distribution)
     if not isinstance(embeddings, Tensor) or embeddings.dim() != 2 or len(embeddings) != len(images):

@@ -54,25 +54,19 @@ def load(
         raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels!r}")
-    if image_size is not None and (
-        isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1
-    ):
+    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
         raise ValueError(f"image_size must be a positive whole number of pixels, got {image_size!r}")
     _one_of("augment", augment, ("default", *AUGMENTATIONS))
     _one_of("on_broken", on_broken, ON_BROKEN)
     _one_of("cache", cache, ("default", "memory", "none"))
     if train_classes is not None and name != "folder":
-        raise ValueError(
-            f"train_classes is for the data set 'folder'; the classes of {name!r} are split already"
-        )
+        raise ValueError(f"train_classes is for the data set 'folder'; the classes of {name!r} are split already")
     if check_counts is not None and name != "sop":
         raise ValueError(f"check_counts is for the data set 'sop', got it with {name!r}")
     if name == "digits":
         return digits.load_digits(image_size, channels, augment)
     if root is None:
-        raise DataError(
-            f"the data set {name!r} needs --root. {sop.WHERE if name == 'sop' else folder.LAYOUT}"
-        )
+        raise DataError(f"the data set {name!r} needs --root. {sop.WHERE if name == 'sop' else folder.LAYOUT}")
     if name == "sop":
         return sop.load_sop(Path(root), image_size, channels, augment, on_broken, cache, check_counts)
     classes = None if train_classes is None else Path(train_classes)
@@ -112,9 +106,7 @@ def _probe(name: str, root: str | None) -> Probe:
         return Probe(name, False, str(error))
     images = sum(len(c.paths) for c in classes)
     detail = f"{images:,} images in {len(train):,} training and {len(test):,} test classes under {root}"
-    return Probe(
-        name, not empty, f"{detail}; folders without an image: {', '.join(empty)}" if empty else detail
-    )
+    return Probe(name, not empty, f"{detail}; folders without an image: {', '.join(empty)}" if empty else detail)
 
 
 def _sop_detail(root: Path) -> str:
@@ -122,8 +114,7 @@ def _sop_detail(root: Path) -> str:
     lists = {split: sop.read_list(where / file) for split, file in sop.LISTS.items()}
     sop.check_images_exist(lists)
     counts = [
-        f"{split} {len(images.paths):,} images of {len(images.class_ids):,} classes"
-        for split, images in lists.items()
+        f"{split} {len(images.paths):,} images of {len(images.class_ids):,} classes" for split, images in lists.items()
     ]
     try:
         sop.check_published_counts(lists)

@@ -59,9 +59,7 @@ def find_classes(root: Path) -> tuple[list[ImageClass], list[str]]:
     return [classes[name] for name in sorted(classes)], sorted(empty)
 
 
-def split_classes(
-    classes: list[ImageClass], train_classes: Path | None
-) -> tuple[list[ImageClass], list[ImageClass]]:
+def split_classes(classes: list[ImageClass], train_classes: Path | None) -> tuple[list[ImageClass], list[ImageClass]]:
     """The first half by name trains and the rest tests, or the classes listed in `train_classes` train.
 
     Raises: DataError naming file and line of a listed class that is not there or comes twice, or where a half
@@ -69,9 +67,7 @@ def split_classes(
     """
     if train_classes is None:
         if len(classes) < 2:
-            raise DataError(
-                f"only the class {classes[0].name!r} found: train and test need a class each. {LAYOUT}"
-            )
+            raise DataError(f"only the class {classes[0].name!r} found: train and test need a class each. {LAYOUT}")
         return classes[: len(classes) // 2], classes[len(classes) // 2 :]
     try:
         lines = train_classes.read_text(encoding="utf-8-sig").splitlines()
@@ -86,9 +82,7 @@ def split_classes(
         if name not in known:
             raise DataError(f"{train_classes}, line {number}: no class folder with images is named {name!r}")
         if name in listed:
-            raise DataError(
-                f"{train_classes}, line {number}: class {name!r} is listed in line {listed[name]} already"
-            )
+            raise DataError(f"{train_classes}, line {number}: class {name!r} is listed in line {listed[name]} already")
         listed[name] = number
     if not listed:
         raise DataError(f"{train_classes} lists no class; expected one class folder's name a line")
@@ -152,8 +146,6 @@ def load_folder(
         labels = torch.repeat_interleave(torch.tensor([len(c.paths) for c in part]))
         source = FileSource([path for c in part for path in c.paths], channels)
         transform = Transform(image_size, augment, center_crop=crop)
-        return LabeledImages(
-            source, labels, [c.name for c in part], transform, on_broken=on_broken, cache=keep
-        )
+        return LabeledImages(source, labels, [c.name for c in part], transform, on_broken=on_broken, cache=keep)
 
     return DataSplits("folder", split(train, augment), split(test, "none"), channels, image_size)

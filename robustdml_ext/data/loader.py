@@ -104,9 +104,7 @@ class EpochLoader:
         world_size: int = 1,
     ) -> None:
         if not 0 <= rank < world_size:
-            raise ValueError(
-                f"rank must be in 0 .. world_size-1, got rank={rank} and world_size={world_size}"
-            )
+            raise ValueError(f"rank must be in 0 .. world_size-1, got rank={rank} and world_size={world_size}")
         self.images = images
         self.seed = seed
         self.num_workers = num_workers
@@ -125,9 +123,7 @@ class EpochLoader:
             indices = batches[step]
             share, rest = divmod(len(indices), self.world_size)
             if rest:
-                raise ValueError(
-                    f"a batch of {len(indices)} cannot be shared evenly by {self.world_size} processes"
-                )
+                raise ValueError(f"a batch of {len(indices)} cannot be shared evenly by {self.world_size} processes")
             own = range(self.rank * share, (self.rank + 1) * share)
             keys = augmentation_keys(self.seed, epoch, step, own) if self.images.transform.random else None
             tasks.append(_Task([indices[i] for i in own], keys, False))
@@ -140,9 +136,7 @@ class EvaluationBatches:
     Can be iterated again.
     """
 
-    def __init__(
-        self, images: LabeledImages, batch_size: int, num_workers: int = 0, pin_memory: bool = False
-    ) -> None:
+    def __init__(self, images: LabeledImages, batch_size: int, num_workers: int = 0, pin_memory: bool = False) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         self.images = images.without_augmentation()

@@ -61,9 +61,7 @@ class PKSampler:
     def epoch(self, epoch: int) -> list[list[int]]:
         """The epoch's batches, each a list of `batch_size` indices."""
         random = np.random.default_rng([self.seed, epoch])
-        by_class = np.lexsort(
-            (random.random(len(self._labels)), self._labels)
-        )  # each class's images in random order
+        by_class = np.lexsort((random.random(len(self._labels)), self._labels))  # each class's images in random order
         classes = self._class_visits(random)
         sizes = self._counts[classes][:, None]
         steps = _occurrence(classes)[:, None] * self.samples_per_class + np.arange(self.samples_per_class)

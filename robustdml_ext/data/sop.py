@@ -65,14 +65,10 @@ def read_list(file: Path) -> ImageList:
             continue
         fields = line.split(maxsplit=3)
         if len(fields) != 4 or not all(field.isdecimal() for field in fields[:3]):
-            raise DataError(
-                f"{file}, line {number}: expected '{HEADER}' (three whole numbers, a path), found {line!r}"
-            )
+            raise DataError(f"{file}, line {number}: expected '{HEADER}' (three whole numbers, a path), found {line!r}")
         relative = PurePosixPath(fields[3].strip())
         if relative.is_absolute() or ".." in relative.parts:
-            raise DataError(
-                f"{file}, line {number}: the path {str(relative)!r} leads out of the data set's folder"
-            )
+            raise DataError(f"{file}, line {number}: the path {str(relative)!r} leads out of the data set's folder")
         ids.append(int(fields[1]))
         names.setdefault(ids[-1], f"{relative.parts[0].removesuffix('_final')} {ids[-1]}")
         paths.append(file.parent / relative)
@@ -91,8 +87,7 @@ def check_published_counts(lists: dict[str, ImageList]) -> None:
         for what, have, published in zip(("images", "classes"), found, PUBLISHED[split], strict=True):
             if have != published:
                 wrong.append(
-                    f"{LISTS[split]} has {have:,} {what}, "
-                    f"{have - published:+,} against the published {published:,}"
+                    f"{LISTS[split]} has {have:,} {what}, {have - published:+,} against the published {published:,}"
                 )
     if wrong:
         raise DataError(
@@ -131,9 +126,7 @@ def load_sop(
     lists = {split: read_list(folder / name) for split, name in LISTS.items()}
     shared = set(lists["train"].class_ids) & set(lists["test"].class_ids)
     if shared:
-        raise DataError(
-            f"{folder}: class {min(shared)} is in both lists, which must have no class in common. {WHERE}"
-        )
+        raise DataError(f"{folder}: class {min(shared)} is in both lists, which must have no class in common. {WHERE}")
     if check_counts is None:  # a small set made by hand in this layout is no damaged download
         check_counts = any(2 * len(images.paths) >= PUBLISHED[split][0] for split, images in lists.items())
     if check_counts:

@@ -85,9 +85,7 @@ def _pixels(image: Image.Image, channels: int) -> np.ndarray:
         grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
         return np.repeat(grey[None], channels, 0)
     if image.mode in ("I", "F"):
-        raise ValueError(
-            f"pixels of mode {image.mode} have no known range; save the image with 8 bits a channel"
-        )
+        raise ValueError(f"pixels of mode {image.mode} have no known range; save the image with 8 bits a channel")
     if channels == 1:
         return np.array(image.convert("L"))[None]
     return np.ascontiguousarray(np.array(image.convert("RGB")).transpose(2, 0, 1))

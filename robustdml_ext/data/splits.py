@@ -89,11 +89,7 @@ class LabeledImages(Dataset[Tensor]):
             chosen = torch.as_tensor(indices, dtype=torch.int64)
             return self.transform.finish(self._memory.index_select(0, chosen), 0), self.labels[chosen], {}
         if keys is None:
-            keys = (
-                torch.randint(2**62, (len(indices),)).tolist()
-                if self.transform.random
-                else [0] * len(indices)
-            )
+            keys = torch.randint(2**62, (len(indices),)).tolist() if self.transform.random else [0] * len(indices)
         rows: list[Tensor] = []
         used: list[int] = []
         for index, key in zip(indices, keys, strict=True):
@@ -114,9 +110,7 @@ class LabeledImages(Dataset[Tensor]):
         """Every image once, in order, without augmentation; broken ones are left out (or raise)."""
         plain = self.without_augmentation()
         for start in range(0, len(plain), batch_size):
-            images, labels, broken = plain.fetch(
-                range(start, min(start + batch_size, len(plain))), drop_broken=True
-            )
+            images, labels, broken = plain.fetch(range(start, min(start + batch_size, len(plain))), drop_broken=True)
             self.warn_of_broken(broken)
             if len(labels):
                 yield images, labels
@@ -129,9 +123,7 @@ class LabeledImages(Dataset[Tensor]):
             self._memory = self.transform.fixed(self.source.images)
         elif self.cache:
             read = [self._read(i) for i in range(len(self))]
-            blank = next(
-                (torch.zeros_like(image) for image in read if image is not None), torch.zeros(1, 1, 1)
-            )
+            blank = next((torch.zeros_like(image) for image in read if image is not None), torch.zeros(1, 1, 1))
             images = [blank if image is None else image for image in read]
             alike = all(image.shape == blank.shape for image in images)
             self._memory = torch.stack(images) if alike else images
@@ -150,9 +142,7 @@ class LabeledImages(Dataset[Tensor]):
         Raises: ValueError for a class twice or out of range.
         """
         if len(set(classes)) != len(classes) or not all(0 <= c < len(self.class_names) for c in classes):
-            raise ValueError(
-                f"classes must be distinct numbers below {len(self.class_names)}, got {list(classes)}"
-            )
+            raise ValueError(f"classes must be distinct numbers below {len(self.class_names)}, got {list(classes)}")
         relabeled = torch.full((len(self.class_names),), -1)
         relabeled[torch.as_tensor(classes, dtype=torch.int64)] = torch.arange(len(classes))
         labels = relabeled[self.labels]

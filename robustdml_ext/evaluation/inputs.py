@@ -53,9 +53,7 @@ def as_labels(labels: Array, count: int, name: str = "labels") -> npt.NDArray[np
     if not np.issubdtype(numbers.dtype, np.integer):
         raise TypeError(f"{name} must be integers, got {numbers.dtype}")
     if numbers.shape != (count,):
-        raise ValueError(
-            f"{name} must have shape [{count}], one for each embedding; got {list(numbers.shape)}"
-        )
+        raise ValueError(f"{name} must have shape [{count}], one for each embedding; got {list(numbers.shape)}")
     return numbers.astype(np.int64)
 
 

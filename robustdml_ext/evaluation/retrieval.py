@@ -53,13 +53,9 @@ def recall_at_k(
         items = as_matrix(gallery, "gallery").to(queries.device)
         item_labels = as_labels(gallery_labels, len(items), "gallery_labels")
         if items.shape[1] != queries.shape[1]:
-            raise ValueError(
-                f"gallery must have the queries' {queries.shape[1]} dimensions, got {items.shape[1]}"
-            )
+            raise ValueError(f"gallery must have the queries' {queries.shape[1]} dimensions, got {items.shape[1]}")
         if exclude_self and len(items) != len(queries):
-            raise ValueError(
-                f"exclude_self needs a gallery of the queries' length {len(queries)}, got {len(items)}"
-            )
+            raise ValueError(f"exclude_self needs a gallery of the queries' length {len(queries)}, got {len(items)}")
     ahead = _items_ahead(queries, query_labels, items, item_labels, distance, bool(exclude_self))
     return {depth: float((ahead < depth).mean()) for depth in depths}
 

@@ -69,9 +69,7 @@ class ThreatModel:
         if self.targets < 1 or (self.name == "stax" and self.targets != 1):
             raise ValueError(f"targets: expected 1 for stax and a number >= 1 for mtax, got {self.targets}")
         if self.name == "away" and self.random_start <= 0:
-            raise ValueError(
-                "random_start: away needs one, as its gradient vanishes at the clean image; got 0"
-            )
+            raise ValueError("random_start: away needs one, as its gradient vanishes at the clean image; got 0")
         attack = self.attack()
         if self.step_size is None:
             # The number itself, so that a record of the threat is complete.
@@ -132,9 +130,7 @@ def attack_dataset(
         ValueError: there is only one class, or images come in another order the second time.
     """
     if isinstance(images, Iterator):
-        raise TypeError(
-            "images: are read twice, for the clean and the attacked pass; pass a list or a loader"
-        )
+        raise TypeError("images: are read twice, for the clean and the attacked pass; pass a list or a loader")
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
     attacker = model if threat.distribution == 0 else _Under(model, threat.distribution)

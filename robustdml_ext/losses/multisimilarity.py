@@ -34,9 +34,7 @@ class MultiSimilarityLoss(nn.Module):
         ValueError: α or β is not above 0.
     """
 
-    def __init__(
-        self, alpha: float = 2.0, beta: float = 40.0, base: float = 0.5, epsilon: float = 0.1
-    ) -> None:
+    def __init__(self, alpha: float = 2.0, beta: float = 40.0, base: float = 0.5, epsilon: float = 0.1) -> None:
         super().__init__()
         for name, value in (("alpha", alpha), ("beta", beta)):
             if not value > 0:

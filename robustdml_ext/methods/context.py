@@ -37,9 +37,7 @@ class Context:
         group: process group; None for the default one.
     """
 
-    def __init__(
-        self, world_size: int = 1, rank: int = 0, group: torch.distributed.ProcessGroup | None = None
-    ) -> None:
+    def __init__(self, world_size: int = 1, rank: int = 0, group: torch.distributed.ProcessGroup | None = None) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank: expected 0 to {world_size - 1}, got {rank}")
         self.world_size, self.rank, self.group = world_size, rank, group

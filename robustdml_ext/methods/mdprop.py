@@ -83,9 +83,7 @@ class MDProp(Method):
         else:
             losses = [self.loss(stream, labels) for stream in streams]
             loss = torch.stack(losses).sum()
-            log = {
-                f"loss/{name}": value.detach() for name, value in zip(["clean", *names], losses, strict=True)
-            }
+            log = {f"loss/{name}": value.detach() for name, value in zip(["clean", *names], losses, strict=True)}
         log |= adversarial.log(names, embeddings[own:])
         return StepOutput(loss, log)
 

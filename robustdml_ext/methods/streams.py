@@ -54,10 +54,7 @@ class Streams:
 
 def stream_names(targets: Sequence[int]) -> list[str]:
     """A short unique name a stream, for logs: `T1`, `T5`."""
-    return [
-        f"T{count}" if targets.count(count) == 1 else f"T{count}.{k}"
-        for k, count in enumerate(targets, start=1)
-    ]
+    return [f"T{count}" if targets.count(count) == 1 else f"T{count}.{k}" for k, count in enumerate(targets, start=1)]
 
 
 def check_streams(targets: Sequence[int], targets_from: str) -> tuple[int, ...]:
@@ -103,8 +100,7 @@ def attack_streams(
     count, own = len(targets), len(batch.images)
     # Everything random is drawn for the whole batch and sliced, so that N processes draw what one would.
     drawn = [
-        context.slice(sample_targets(labels, number, candidates=labels, generator=generator))
-        for number in targets
+        context.slice(sample_targets(labels, number, candidates=labels, generator=generator)) for number in targets
     ]
     images = torch.cat([batch.images] * count)
     noise = attack.draw_noise(batch.images, generator, rows=count * len(labels))
@@ -117,23 +113,17 @@ def attack_streams(
         banks = split_streams(embeddings, count, context)
         streams.objectives = [TowardsTargets(bank, rows) for bank, rows in zip(banks, drawn, strict=True)]
         parts = torch.split(embeddings, own)
-        streams.before = [
-            objective(part).mean() for objective, part in zip(streams.objectives, parts, strict=True)
-        ]
+        streams.before = [objective(part).mean() for objective, part in zip(streams.objectives, parts, strict=True)]
         return Joined(streams.objectives, [own] * count)
 
     objective: Objective = FromStart(towards_own_images)
     if targets_from == "clean":
         objective = towards_own_images(_embed_without_noise(embedder, images, segments, attack))
-    streams.images = attack.perturb(
-        embedder, images, objective, segments=segments, noise=noise, generator=generator
-    )
+    streams.images = attack.perturb(embedder, images, objective, segments=segments, noise=noise, generator=generator)
     return streams
 
 
-def _embed_without_noise(
-    embedder: Embedder, images: Tensor, segments: Sequence[int] | None, attack: PGD
-) -> Tensor:
+def _embed_without_noise(embedder: Embedder, images: Tensor, segments: Sequence[int] | None, attack: PGD) -> Tensor:
     with under_attack(embedder, attack.norm_mode), torch.no_grad():
         embeddings: Tensor = embedder(images, segments=segments, distribution=attack.distribution)
     return embeddings

@@ -73,9 +73,7 @@ def build_embedder(
         network = _torchvision_network(arch, weights)
         default_mean, default_std = IMAGENET_MEAN, IMAGENET_STD
     if not any(isinstance(module, _BatchNorm) for module in network.modules()):
-        raise ValueError(
-            f"arch: {arch} has no batch norm layers to keep distributions apart by; try resnet50"
-        )
+        raise ValueError(f"arch: {arch} has no batch norm layers to keep distributions apart by; try resnet50")
     classifier = find_classifier(network, arch)
     feature_dim = network.get_submodule(classifier).in_features
     assert isinstance(feature_dim, int)

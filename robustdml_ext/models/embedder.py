@@ -95,18 +95,14 @@ class Embedder(nn.Module):
         """Whether norm layers run fused with what follows them."""
         return self._prepare() is not self.backbone
 
-    def features(
-        self, images: Tensor, segments: Sequence[int] | None = None, distribution: int = 0
-    ) -> Tensor:
+    def features(self, images: Tensor, segments: Sequence[int] | None = None, distribution: int = 0) -> Tensor:
         """Features `[B, F]`, before the head. Arguments as `forward`."""
         if segments is None:
             check_distribution(distribution, self.distributions)
             segments = [0] * self.distributions
             segments[distribution] = len(images)
         elif sum(segments) != len(images):
-            raise ValueError(
-                f"segments: expected sizes that add up to {len(images)} images; got {list(segments)}"
-            )
+            raise ValueError(f"segments: expected sizes that add up to {len(images)} images; got {list(segments)}")
         with self.norm_context.use(segments):
             return self._prepare()((images - self.mean) / self.std)
 

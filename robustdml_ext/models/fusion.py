@@ -20,9 +20,7 @@ class _Tracer(fx.Tracer):
     """Traces into what holds norm layers, and nothing else, so that all other modules run as they are."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, DistributionNorm) or not any(
-            isinstance(x, DistributionNorm) for x in m.modules()
-        )
+        return isinstance(m, DistributionNorm) or not any(isinstance(x, DistributionNorm) for x in m.modules())
 
 
 def fused_forward(network: nn.Module) -> Callable[[Tensor], Tensor] | None:
@@ -37,9 +35,7 @@ def fused_forward(network: nn.Module) -> Callable[[Tensor], Tensor] | None:
         for mode in (True, False):
             network.train(mode)
             graphs.append(_Tracer().trace(network))
-    except (
-        Exception
-    ):  # tracing runs the network's own Python, which can fail in any way; unfused is right always
+    except Exception:  # tracing runs the network's own Python, which can fail in any way; unfused is right always
         return None
     finally:
         for module, flag in training.items():

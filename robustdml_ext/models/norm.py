@@ -41,9 +41,7 @@ class NormContext:
             ValueError: there are not K segments.
         """
         if len(segments) != self.distributions:
-            raise ValueError(
-                f"segments: expected {self.distributions} sizes, one a distribution, got {list(segments)}"
-            )
+            raise ValueError(f"segments: expected {self.distributions} sizes, one a distribution, got {list(segments)}")
         before, self.segments = self.segments, list(segments)
         try:
             yield

@@ -18,9 +18,7 @@ class SmallNet(nn.Module):
         num_classes: outputs of the classifier `fc`.
     """
 
-    def __init__(
-        self, channels: int = 3, widths: Sequence[int] = (16, 32, 64), num_classes: int = 10
-    ) -> None:
+    def __init__(self, channels: int = 3, widths: Sequence[int] = (16, 32, 64), num_classes: int = 10) -> None:
         if not widths or any(width < 1 for width in widths):
             raise ValueError(f"widths: expected numbers >= 1, one a stage, got {list(widths)}")
         super().__init__()

@@ -68,9 +68,7 @@ class _ByConstants(torch.autograd.Function):
         ctx: Any, input: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor,
         mean: Tensor, variance: Tensor, segments: list[int], eps: float, relu: bool,
     ) -> Any:  # fmt: skip
-        output = below_autograd(
-            operators.apply, input, residual, weight, bias, mean, variance, segments, eps, relu
-        )
+        output = below_autograd(operators.apply, input, residual, weight, bias, mean, variance, segments, eps, relu)
         ctx.segments, ctx.eps, ctx.relu = segments, eps, relu
         _save(ctx, input, residual, weight, mean, variance, output)
         return output
@@ -94,12 +92,13 @@ class _Backward(torch.autograd.Function):
         return below_autograd(operators.backward, *arguments)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         grad_output, input, output, weight, mean, variance = ctx.saved_tensors
         with torch.enable_grad():
             leaves = [t.detach().requires_grad_() for t in (grad_output, input, weight)]
             results = _differentiable_backward(
-                *leaves, output, mean, variance, ctx.counts, ctx.segments, ctx.eps
+                leaves[0], leaves[1], leaves[2], output, mean, variance, ctx.counts, ctx.segments, ctx.eps
             )
             pairs = [(r, g) for r, g in zip(results, gradients, strict=True) if g is not None and g.numel()]
             found = torch.autograd.grad(
@@ -162,11 +161,11 @@ class _Synchronized(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor, *_: Tensor | None) -> Any:
-        input, output, _, mean, variance = ctx.saved_tensors
+        input, output, _weight, mean, variance = ctx.saved_tensors
         own_sums = operators.sums(grad_output, input, output, mean, variance, ctx.segments, ctx.eps)
         all_sums = own_sums.clone()
         torch.distributed.all_reduce(all_sums, group=ctx.group)
-        grad_input, grad_residual, _, _ = _input_gradients(ctx, grad_output, ctx.counts, all_sums)
+        grad_input, grad_residual = _input_gradients(ctx, grad_output, ctx.counts, all_sums)[:2]
         # Parameters get this process's share: the training loop adds the shares up, as for every other parameter.
         grad_weight = own_sums[1] if ctx.needs_input_grad[2] else None
         grad_bias = own_sums[0] if ctx.needs_input_grad[3] else None
@@ -179,9 +178,7 @@ def _combine_statistics(
     """Mean and biased variance of the union of all processes' segments (Chan et al.'s parallel update)."""
     own_counts = torch.tensor(counts, dtype=torch.float64, device=mean.device)[:, None].expand_as(mean)
     own = torch.stack([own_counts, mean.double(), variance.double()])
-    gathered = torch.empty(
-        (torch.distributed.get_world_size(group), *own.shape), dtype=own.dtype, device=own.device
-    )
+    gathered = torch.empty((torch.distributed.get_world_size(group), *own.shape), dtype=own.dtype, device=own.device)
     torch.distributed.all_gather_into_tensor(gathered.flatten(0, 1), own.contiguous(), group=group)
     n, mu, sigma2 = gathered.unbind(1)
     total = n.sum(0)

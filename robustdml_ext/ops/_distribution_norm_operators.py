@@ -7,7 +7,7 @@
     distribution_norm_backward   gradients of all of them
     distribution_norm_update_    running statistics, in place
 
-Throughout: input `[N, C, ...]`; weight, bias, mean, variance `[K, C]`; variance is the biased one; `segments` are K sizes.
+Throughout: input `[N, C, ...]`; weight, bias, mean, variance `[K, C]`; the variance is biased; `segments` are K sizes.
 """
 
 from __future__ import annotations
@@ -97,7 +97,13 @@ def apply_reference(
 
 
 def batch_reference(
-    input: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, segments: Sequence[int], eps: float, relu: bool
+    input: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    segments: Sequence[int],
+    eps: float,
+    relu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Normalizes by the segments' own statistics; returns (output, mean, variance)."""
     mean, variance = statistics_reference(input, segments)

@@ -106,9 +106,7 @@ def distribution_norm(
         assert running_mean is not None and running_var is not None
         return normalize_by_constants(input, residual, weight, bias, running_mean, running_var, sizes, eps, relu)
     if group is not None and torch.distributed.get_world_size(group) > 1:
-        output, mean, variance, counts = normalize_synchronized(
-            input, residual, weight, bias, sizes, eps, relu, group
-        )
+        output, mean, variance, counts = normalize_synchronized(input, residual, weight, bias, sizes, eps, relu, group)
     else:
         counts = values_per_channel(input, sizes)
         _reject_single_values(counts, input)

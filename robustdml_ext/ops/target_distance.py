@@ -117,9 +117,7 @@ class _TargetDistance(torch.autograd.Function):
 register_autograd(_target_distance, _TargetDistance)
 
 
-def target_distance(
-    embeddings: Tensor, bank: Tensor, targets: Tensor, *, p: float = 2, squared: bool = True
-) -> Tensor:
+def target_distance(embeddings: Tensor, bank: Tensor, targets: Tensor, *, p: float = 2, squared: bool = True) -> Tensor:
     """Mean distance of each embedding to its T targets: MDProp's multi-target objective, per sample (equation 3).
 
     value_i = (1/T) · Σ_t ‖f_i − bank[targets[i, t]]‖ₚ   (squared: ‖·‖ₚ²)

@@ -40,9 +40,7 @@ class _RunFlags:
 
     recipe: Annotated[
         str | None,
-        tyro.conf.arg(
-            help="A recipe file, or the name of a packaged one (see `list`). Flags given beside it win."
-        ),
+        tyro.conf.arg(help="A recipe file, or the name of a packaged one (see `list`). Flags given beside it win."),
     ] = None
     resume: Annotated[
         bool,
@@ -50,9 +48,7 @@ class _RunFlags:
             help="Go on from OUT/last.pt; starts afresh where there is none, so one command serves for both."
         ),
     ] = False
-    overwrite: Annotated[
-        bool, tyro.conf.arg(help="Start afresh where OUT holds a run; that run is lost.")
-    ] = False
+    overwrite: Annotated[bool, tyro.conf.arg(help="Start afresh where OUT holds a run; that run is lost.")] = False
     debug: Annotated[bool, tyro.conf.arg(help="Show the traceback of an error.")] = False
 
 

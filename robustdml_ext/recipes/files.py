@@ -41,9 +41,7 @@ def read_recipe_file(name: str | Path) -> RecipeFile:
     path = packaged_recipes().get(str(name), Path(name))
     if not path.is_file():
         known = "\n  ".join(packaged_recipes())
-        raise RecipeError(
-            f"no recipe {str(name)!r}: neither a file nor a packaged recipe. Packaged:\n  {known}"
-        )
+        raise RecipeError(f"no recipe {str(name)!r}: neither a file nor a packaged recipe. Packaged:\n  {known}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -85,8 +83,6 @@ def resolve(
     if chosen not in METHODS:
         raise RecipeError(f"method must be one of {', '.join(METHODS)}; got {chosen!r}")
     if recipe_file is not None and from_file.get("method", chosen) != chosen:
-        raise RecipeError(
-            f"recipe {recipe_file.name} is for {from_file['method']}, but {chosen} was asked for"
-        )
+        raise RecipeError(f"recipe {recipe_file.name} is for {from_file['method']}, but {chosen} was asked for")
     dataset = explicit.get("dataset", from_file.get("dataset", Recipe.model_fields["dataset"].default))
     return make_recipe({**defaults_for(chosen, dataset), **from_file, **explicit, "method": chosen})

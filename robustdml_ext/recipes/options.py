@@ -50,9 +50,7 @@ class ModelOptions(OptionGroup):
     """The network that turns an image into an embedding."""
 
     arch: str = option("resnet50", "small (for small images), or any torchvision network with batch norm.")
-    weights: str = option(
-        "imagenet", "Starting weights: imagenet (downloaded by torchvision), none, or a FILE."
-    )
+    weights: str = option("imagenet", "Starting weights: imagenet (downloaded by torchvision), none, or a FILE.")
     embedding_dim: int = option(128, "Length D of the embedding.", ge=1)
     norm_noise: float = option(
         0.0, "Standard deviation of the noise added to the auxiliary norms' γ and β at the start (γ^k).", ge=0
@@ -83,9 +81,7 @@ class AttackOptions(OptionGroup):
         "How many targets each adversarial distribution aims at: 1 is AdvProp-D, 3 is MP', 1 5 is MP'', "
         "1 3 5 is MP'''. One auxiliary norm is made per number. For adversarial: one number.",
     )
-    epsilon: float = option(
-        0.01, "ε of the training attack: largest change of a pixel, pixels being in [0, 1].", ge=0
-    )
+    epsilon: float = option(0.01, "ε of the training attack: largest change of a pixel, pixels being in [0, 1].", ge=0)
     attack_steps: int = option(1, "Gradient steps of the training attack.", ge=1)
     attack_step_size: float | None = option(None, "Size of one step, in pixels. None: ε / steps.", gt=0)
     random_start: float = option(
@@ -111,9 +107,7 @@ class TrainingOptions(OptionGroup):
 
     batch_size: int = option(112, "Images in a batch, over all processes together.", ge=2)
     samples_per_class: int = option(2, "Images of each class in a batch (K of P×K).", ge=1)
-    epochs: int = option(
-        150, "Passes over the training images. A finished run resumes with more.", neutral=True, ge=0
-    )
+    epochs: int = option(150, "Passes over the training images. A finished run resumes with more.", neutral=True, ge=0)
     learning_rate: float = option(1e-5, "Learning rate; there is no schedule.", gt=0)
     weight_decay: float = option(4e-4, "Weight decay.", ge=0)
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "Optimizer. sgd has momentum 0.9.")
@@ -137,9 +131,7 @@ class MachineOptions(OptionGroup):
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "Arithmetic of the network. auto: bfloat16 autocast on CUDA, float32 on the CPU."
     )
-    workers: int = option(
-        0, "Processes that read images ahead. 0: read in the training process.", neutral=True, ge=0
-    )
+    workers: int = option(0, "Processes that read images ahead. 0: read in the training process.", neutral=True, ge=0)
     threads: int | None = option(None, "CPU threads of PyTorch. None: PyTorch's choice.", neutral=True, ge=1)
     save_every: int | None = option(
         None, "Steps between checkpoints. None: one at the end of each epoch.", neutral=True, ge=1
@@ -148,9 +140,7 @@ class MachineOptions(OptionGroup):
     log_every: int = option(
         10, "Steps between lines of metrics.jsonl; each is the mean since the last.", neutral=True, ge=1
     )
-    tensorboard: bool = option(
-        True, "Write the curves for TensorBoard too, in OUT/tensorboard.", neutral=True
-    )
+    tensorboard: bool = option(True, "Write the curves for TensorBoard too, in OUT/tensorboard.", neutral=True)
 
 
 class EvaluationOptions(OptionGroup):
@@ -164,9 +154,7 @@ class EvaluationOptions(OptionGroup):
     eval_steps: int = option(
         20, "Gradient steps of the test attacks (20: PGD-20), each of size ε / steps.", neutral=True, ge=1
     )
-    eval_mtax_targets: int = option(
-        5, "Targets of the multi-targeted test attack (MTAX).", neutral=True, ge=1
-    )
+    eval_mtax_targets: int = option(5, "Targets of the multi-targeted test attack (MTAX).", neutral=True, ge=1)
     recall_at: tuple[int, ...] = option((1, 2, 4, 8), "The k of Recall@k.", neutral=True)
     evaluate_every: int = option(
         0,

@@ -31,9 +31,7 @@ class RecipeError(ValueError):
     """A recipe that cannot be run as asked. The message names the option, what came and what was expected."""
 
 
-class Recipe(
-    MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, LossOptions, ModelOptions, DataOptions
-):
+class Recipe(MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, LossOptions, ModelOptions, DataOptions):
     """All the options of one run; :func:`robustdml_ext.recipes.resolve` makes it with the right defaults."""
 
     method: MethodName = Field("mdprop", description="Training method.")
@@ -58,9 +56,7 @@ class Recipe(
             if any(value <= 0 for value in values):
                 raise ValueError(f"{name} must hold numbers above 0; got {list(values)}")
         if 1 not in self.recall_at:
-            raise ValueError(
-                f"recall_at must hold 1, which tables and model selection use; got {list(self.recall_at)}"
-            )
+            raise ValueError(f"recall_at must hold 1, which tables and model selection use; got {list(self.recall_at)}")
         if self.batch_size % self.samples_per_class:
             raise ValueError(
                 "batch_size must be a multiple of samples_per_class; "
@@ -77,9 +73,7 @@ class Recipe(
         """Folder of the run: ``out``, or a name made of the data set, the method and the seed."""
         if self.out is not None:
             return self.out
-        targets = (
-            "".join(f"-{count}" for count in self.targets) if self.method in ("mdprop", "adversarial") else ""
-        )
+        targets = "".join(f"-{count}" for count in self.targets) if self.method in ("mdprop", "adversarial") else ""
         return f"runs/{self.dataset}-{self.method}{targets}-{self.loss}-seed{self.seed}"
 
     def differences(self, other: Recipe) -> list[str]:

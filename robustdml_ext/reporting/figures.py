@@ -43,9 +43,7 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = {
-        threat["name"]: None for group in groups for threat in group.threats.values() if threat is not None
-    }
+    names = {threat["name"]: None for group in groups for threat in group.threats.values() if threat is not None}
     attacks = sorted(names, key=lambda name: ("stax", "mtax").index(name) if name in ("stax", "mtax") else 2)
     if not attacks:
         raise ReportError("these results hold no attack to draw; run them with --attack-epsilons")
@@ -85,9 +83,7 @@ def _draw_panel(axes: Axes, groups: Sequence[Group], attack: str, metric: str, s
         deviations = [scale * point[2] for point in points]
         color = _COLORS[number % len(_COLORS)]
         marker = _MARKERS[number % len(_MARKERS)]
-        axes.plot(
-            epsilons, means, color=color, marker=marker, markersize=4.5, linewidth=1.6, label=group.label
-        )
+        axes.plot(epsilons, means, color=color, marker=marker, markersize=4.5, linewidth=1.6, label=group.label)
         low = [mean - deviation for mean, deviation in zip(means, deviations, strict=True)]
         high = [mean + deviation for mean, deviation in zip(means, deviations, strict=True)]
         axes.fill_between(epsilons, low, high, color=color, alpha=0.15, linewidth=0)

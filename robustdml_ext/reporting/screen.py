@@ -37,9 +37,7 @@ def _kernels(kernels: Mapping[str, Any], build: Mapping[str, Any]) -> Table:
             detail = f"{status['reason']}; the plain PyTorch references run"
         table.add_row(name, _state(status["live"]), escape(detail))
     if build:
-        table.add_row(
-            "build", "", escape(", ".join(f"{name} {value}" for name, value in build.items() if value))
-        )
+        table.add_row("build", "", escape(", ".join(f"{name} {value}" for name, value in build.items() if value)))
     return table
 
 

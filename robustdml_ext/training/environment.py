@@ -58,11 +58,7 @@ def _version(package: str) -> str | None:
 
 def _gpus() -> dict[str, Any]:
     if not torch.cuda.is_available():
-        reason = (
-            "this PyTorch is built without CUDA"
-            if torch.version.cuda is None
-            else "no GPU, or no driver for it"
-        )
+        reason = "this PyTorch is built without CUDA" if torch.version.cuda is None else "no GPU, or no driver for it"
         return {"available": False, "reason": reason, "devices": []}
     devices = []
     for index in range(torch.cuda.device_count()):
@@ -84,9 +80,7 @@ def _commit() -> str | None:
         return None
     try:
         commit = _git(checkout, "rev-parse", "HEAD")
-        return commit + (
-            "+changes" if _git(checkout, "status", "--porcelain", "--untracked-files=no") else ""
-        )
+        return commit + ("+changes" if _git(checkout, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

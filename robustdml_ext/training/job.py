@@ -37,9 +37,7 @@ class Job:
     def __init__(self, recipe: Recipe, splits: DataSplits, method: Method, processes: Processes) -> None:
         self.recipe, self.splits, self.method, self.processes = recipe, splits, method, processes
         sampler = PKSampler(splits.train.labels, recipe.batch_size, recipe.samples_per_class, recipe.seed)
-        self.batches = TrainingBatches(
-            splits.train, sampler, recipe.epochs, recipe.seed, processes, recipe.workers
-        )
+        self.batches = TrainingBatches(splits.train, sampler, recipe.epochs, recipe.seed, processes, recipe.workers)
         self.context = Context(processes.world_size, processes.rank)
         self.precision = choose_precision(recipe.precision, processes.device)
         self.precision.place(method)

@@ -73,9 +73,7 @@ class Trainer:
         self.console = console or Console()
         groups = method.parameter_groups(recipe.learning_rate, recipe.weight_decay)
         self.optimizer = build_optimizer(recipe.optimizer, groups, recipe.learning_rate)
-        self._parameters = [
-            parameter for group in self.optimizer.param_groups for parameter in group["params"]
-        ]
+        self._parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         # Every process computes the loss of the whole batch, so the loss's own parameters have its whole
         # gradient in each of them, where the network's have only their share.
         self._whole = [parameter for parameter in method.loss.parameters() if parameter.requires_grad]
@@ -103,9 +101,7 @@ class Trainer:
         """
         position = self._restore() if go_on else 0
         if self.processes.writes:
-            self.log = MetricsLog(
-                self.folder, position=position, step=self.step, tensorboard=self.recipe.tensorboard
-            )
+            self.log = MetricsLog(self.folder, position=position, step=self.step, tensorboard=self.recipe.tensorboard)
         try:
             with StopRequest() as stop, self._progress() as progress:
                 self._train(stop, progress)
@@ -281,8 +277,7 @@ class Trainer:
         check_same_recipe(state["recipe"], self.recipe, self.precision)
         if state["step"] > self.batches.steps:
             raise RunRefusedError(
-                f"{path} has {state['step']} steps, more than the {self.batches.steps} of "
-                f"--epochs {self.recipe.epochs}"
+                f"{path} has {state['step']} steps, more than the {self.batches.steps} of --epochs {self.recipe.epochs}"
             )
         load_weights(self.method, state["method"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])

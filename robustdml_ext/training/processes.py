@@ -62,9 +62,7 @@ class Processes:
             assert work is not None
             work.wait()
             parts = torch.split(flat, [tensor.numel() for tensor in bucket])
-            torch._foreach_copy_(
-                bucket, [part.view(tensor.shape) for part, tensor in zip(parts, bucket, strict=True)]
-            )
+            torch._foreach_copy_(bucket, [part.view(tensor.shape) for part, tensor in zip(parts, bucket, strict=True)])
 
     def agree_on_weights(self, module: torch.nn.Module) -> None:
         """Give every process the parameters and buffers of process 0."""

@@ -27,9 +27,7 @@ class TrainingProgress:
         quiet: show nothing at all.
     """
 
-    def __init__(
-        self, console: Console, first: int, total: int, steps_per_epoch: int, quiet: bool = False
-    ) -> None:
+    def __init__(self, console: Console, first: int, total: int, steps_per_epoch: int, quiet: bool = False) -> None:
         self._console = console
         self._first, self._total, self._per_epoch, self._quiet = first, total, steps_per_epoch, quiet
         self._began = time.perf_counter()
@@ -73,9 +71,7 @@ class TrainingProgress:
         shown = "".join(f"  test {name} {value:.1%}" for name, value in test.items() if name == "recall@1")
         if not self._quiet and (self._bar is None or shown):
             done = f"epoch {step // self._per_epoch}/{self._total // self._per_epoch}"
-            self._console.print(
-                f"{done}  loss {loss:.4f}  {self._rate(step):.1f} steps/s{shown}", highlight=False
-            )
+            self._console.print(f"{done}  loss {loss:.4f}  {self._rate(step):.1f} steps/s{shown}", highlight=False)
 
     def __enter__(self) -> TrainingProgress:
         if self._bar is not None:

@@ -30,9 +30,7 @@ def _batches(images: LabeledImages, recipe: Recipe, precision: Precision) -> Eva
     return evaluation_batches(images, recipe.eval_batch_size, num_workers=recipe.workers, pin_memory=pin)
 
 
-def evaluate_clean(
-    network: nn.Module, images: LabeledImages, recipe: Recipe, precision: Precision
-) -> dict[str, float]:
+def evaluate_clean(network: nn.Module, images: LabeledImages, recipe: Recipe, precision: Precision) -> dict[str, float]:
     """Return the clean figures of a network on ``images``, as fractions."""
     with precision.autocast():
         embeddings, labels = embed(network, _batches(images, recipe, precision), precision.device)
@@ -59,9 +57,7 @@ def judge(
     models, batches = threat_models(recipe), _batches(images, recipe, precision)
     with console.status("judging") as status:
         for number, threat in enumerate(models, 1):
-            status.update(
-                f"judging under attack {number} of {len(models)}: {threat.name}, ε = {threat.epsilon:g}"
-            )
+            status.update(f"judging under attack {number} of {len(models)}: {threat.name}, ε = {threat.epsilon:g}")
             began = time.perf_counter()
             with precision.autocast():
                 metrics = evaluate_under(network, batches, threat, recipe.seed, recall_at=recipe.recall_at)

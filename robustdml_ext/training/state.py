@@ -46,14 +46,11 @@ def check_same_recipe(stored: Mapping[str, Any], recipe: Recipe, precision: Prec
     try:
         before = make_recipe(stored)
     except RecipeError as error:
-        raise CheckpointError(
-            f"the checkpoint's recipe does not fit this version of the package: {error}"
-        ) from None
+        raise CheckpointError(f"the checkpoint's recipe does not fit this version of the package: {error}") from None
     now = make_recipe(describe_recipe(recipe, precision))
     if names := before.differences(now):
         differences = "\n".join(
-            f"  {name}: the run has {getattr(before, name)!r}, asked for {getattr(now, name)!r}"
-            for name in names
+            f"  {name}: the run has {getattr(before, name)!r}, asked for {getattr(now, name)!r}" for name in names
         )
         raise RunRefusedError(
             f"--resume goes on with the same recipe, but these differ:\n{differences}\n"
