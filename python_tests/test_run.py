@@ -5,25 +5,34 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from robustdml_ext import run
+from robustdml_ext.data import PKSampler
+from robustdml_ext.recipes.commandline import parse_run
 
 _QUICK = ("--epochs", "1", "--eval-steps", "1", "--attack-epsilons", "0.1", "--threads", "1")
 
 
-def _run(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "robustdml_ext.run", *words]
+def _environment(**changes: str) -> dict[str, str]:
     paths = [str(Path(run.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=240)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1", **changes}
+
+
+def _run(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "robustdml_ext.run", *words]
+    changed = _environment(**environment)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=changed, timeout=240)
 
 
 def _said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -58,6 +67,7 @@ def test_a_run_writes_everything_it_promises(finished: Path) -> None:
     stax = result["results"][1]["threat"]
     assert stax["epsilon"] == 0.1 and stax["steps"] == 1 and stax["targets"] == 1
     assert {"step_size", "norm", "random_start", "restarts", "space", "norm_mode", "attacked"} <= set(stax)
+    assert stax["precision"] == "float32" and stax["keep_best"] is False
     assert result["recipe"]["method"] == "mdprop" and result["recipe"]["targets"] == [1, 5]
     assert result["weights"] == {"chosen": "last", "select_on_test": False, "best": None}
     assert result["environment"]["versions"]["torch"] == torch.__version__
@@ -138,6 +148,11 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
         (["mdprop", "--batch-size", "500", "--samples-per-class", "5"], "classes"),
         (["mdprop", "--recipe", "mdprop/nosuch"], "mdprop/sop-mdprop-1-5"),
         (["standard", "--recipe", "mdprop/sop-mdprop-3"], "is for mdprop"),
+        (["mdprop", "--attack-epsilons", "nan"], "attack_epsilons"),
+        (["mdprop", "--learning-rate", "inf"], "learning_rate"),
+        (["mdprop", "--samples-per-class", "1"], "positive pairs"),
+        (["mdprop", "--samples-per-class", "60"], "2 classes"),
+        (["mdprop", "--select-on-test", "--evaluate-every", "4", "--epochs", "3"], "select_on_test"),
         (["show", "nosuch"], "nosuch"),
         (["compare"], "at least one run"),
     ],
@@ -238,3 +253,84 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     for command in [*run.METHODS, *run.TOOLS]:
         assert run.main([command, "--help"]) == 0
         assert "xample" in capsys.readouterr().out or command == "list"
+
+
+def _class_folders(root: Path, names: str) -> Path:
+    random = np.random.default_rng(0)
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = random.integers(0, 256, (12, 12), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(("listed", "what"), [("a\nb\nc\n", "test on"), ("a\n", "train on")])
+def test_one_class_is_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str], listed: str, what: str) -> None:
+    root = _class_folders(tmp_path / "images", "abcd")
+    (tmp_path / "train.txt").write_text(listed)
+    words = ["mdprop", "--dataset", "folder", "--root", str(root), "--train-classes", str(tmp_path / "train.txt")]
+    assert run.main([*words, "--arch", "small", "--batch-size", "4", "--out", str(tmp_path / "r"), *_QUICK]) == 2
+    said = _said(capsys)
+    assert what in said and "train_classes" in said and not (tmp_path / "r").exists()
+
+
+def test_a_wrong_simd_level_ends_with_one_message(tmp_path: Path) -> None:
+    done = _run("mdprop", *_QUICK, cwd=tmp_path, ROBUSTDML_SIMD="foo", ROBUSTDML_KERNELS="1")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr == "robustdml_ext: ROBUSTDML_SIMD='foo': expected one of default, avx2, avx512\n"
+
+
+def test_the_process_that_meets_a_broken_image_names_it(tmp_path: Path) -> None:
+    root = _class_folders(tmp_path / "images", "abcd")
+    sampler = PKSampler([0, 0, 0, 0, 1, 1, 1, 1], 4, 2, seed=0)
+    # All images of the class that the second process reads first.
+    unlucky = "ab"[sampler.epoch(0)[0][2] // 4]
+    for path in (root / unlucky).iterdir():
+        path.write_bytes(path.read_bytes()[:80])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    words = ["standard", "--dataset", "folder", "--root", str(root), "--arch", "small", "--batch-size", "4"]
+    words += ["--augment", "crop-flip", "--out", str(tmp_path / "r"), "--device", "cpu", *_QUICK]
+    started = []
+    for rank in ("0", "1"):
+        changed = _environment(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        command = [sys.executable, "-m", "robustdml_ext.run", *words]
+        started.append(
+            subprocess.Popen(command, env=changed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        )
+    try:
+        _, said = started[1].communicate(timeout=120)
+        assert started[1].returncode == 2
+        assert f"robustdml_ext: [rank 1] image {root / unlucky}" in said and "Traceback" not in said
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize("words", [("--help",), ("doctor",), ("mdprop", "--help"), ("list",)])
+def test_a_reader_that_leaves_is_no_failure(words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "robustdml_ext.run", *words]
+    try:
+        done = subprocess.run(
+            command, stdout=writer, stderr=subprocess.PIPE, text=True, env=_environment(), timeout=240
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode in (0, 141) and not done.stderr
+
+
+def test_the_options_of_the_evaluation_reach_the_threat_model() -> None:
+    from robustdml_ext.training.result import threat_models
+
+    words = ["--eval-step-size", "0.02", "--eval-random-start", "0.05", "--eval-restarts", "2", "--eval-keep-best"]
+    request = parse_run("mdprop", "", [*words, "--eval-norm", "l2"], "run")
+    for threat in threat_models(request.recipe):
+        assert (threat.step_size, threat.random_start, threat.restarts) == (0.02, 0.05, 2)
+        assert threat.keep_best and threat.norm == "l2" and threat.precision == "float32"
+    usual = threat_models(parse_run("mdprop", "", [], "run").recipe)[0]
+    assert usual.step_size == pytest.approx(usual.epsilon / 20) and usual.norm == "linf" and not usual.keep_best

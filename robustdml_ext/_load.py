@@ -10,8 +10,10 @@ Environment:
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
+import re
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,10 +74,11 @@ def _try_load(path: Path) -> str | None:
 
 
 def _load_cpu() -> LibraryStatus:
+    levels = _simd_levels()  # first, so that a wrong level is refused where nothing was built as well
     if not LIBRARY_FOLDER.is_dir():
         return LibraryStatus(reason=f"not built: {LIBRARY_FOLDER} does not exist; `pip install .` builds it")
     reason = "not built"
-    for level in _simd_levels():
+    for level in levels:
         path = LIBRARY_FOLDER / f"librobustdml_cpu_{level}{_SUFFIX}"
         if not path.exists():
             reason = f"not built: {path.name} is not in {LIBRARY_FOLDER}"
@@ -94,10 +97,25 @@ def _load_cuda() -> LibraryStatus:
         return LibraryStatus(reason="not built: no nvcc was found when the package was installed")
     if torch.version.cuda is None:
         return LibraryStatus(path=str(path), archs=archs, reason="built, but this PyTorch has no CUDA")
-    failure = _try_load(path)
+    failure = _old_driver() or _try_load(path)
     if failure is not None:
         return LibraryStatus(path=str(path), archs=archs, reason=failure)
     return LibraryStatus(live=True, path=str(path), archs=archs)
+
+
+def _old_driver() -> str | None:
+    """Why this machine's NVIDIA driver cannot run what nvcc built: kernels would fail, not fall back."""
+    built = re.search(r"\d+", str(build_facts().get("cuda_compiler", "")))
+    version = ctypes.c_int(0)
+    try:
+        # Asks the driver alone, which makes no context.
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None  # no driver, no GPU: nothing will be launched
+    supported = version.value // 1000
+    if built is None or supported == 0 or supported >= int(built.group()):
+        return None
+    return f"built by CUDA {built.group()}, but the driver supports up to CUDA {supported}; update it, or rebuild"
 
 
 def _load_all() -> dict[str, LibraryStatus]:

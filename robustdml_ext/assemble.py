@@ -30,7 +30,7 @@ def assemble(recipe: Recipe) -> Assembled:
     Weights are drawn from the recipe's seed by PyTorch's global generator, which is left seeded.
 
     Raises:
-        DataError: the data set is missing or broken.
+        DataError: the data set is missing or broken, or has too few classes.
         ValueError: a value that does not fit the data set or the architecture.
         FileNotFoundError: weights that are not there and cannot be downloaded.
     """
@@ -43,6 +43,7 @@ def assemble(recipe: Recipe) -> Assembled:
         train_classes=recipe.train_classes,
         on_broken=recipe.on_broken,
     )
+    data.check_classes(splits)
     torch.manual_seed(recipe.seed)
     embedder = build_network(recipe, splits.channels)
     loss = LOSSES[recipe.loss](recipe, len(splits.train.class_names))

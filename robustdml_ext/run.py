@@ -18,6 +18,8 @@ from robustdml_ext.recipes.commandline import Request, parse_run
 
 PROGRAM = "python -m robustdml_ext.run"
 
+_SIGPIPE = 128 + 13  # what a shell reports of a program that ends as its reader does
+
 TOOLS = {
     "list": "Methods, data sets and packaged recipes.",
     "show": "A recipe, whole, and the figures published for it.",
@@ -52,6 +54,14 @@ class UsageError(Exception):
     """The command line does not make sense, or names something that is not there."""
 
 
+class _RaisedInRunError(Exception):
+    """Carries an error out of a run that had begun, with the mark of the process that has it."""
+
+    def __init__(self, error: Exception, process: str) -> None:
+        super().__init__(str(error))
+        self.error, self.process = error, process
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code.
 
@@ -77,10 +87,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("stopped. A run that has saved a checkpoint goes on by the same command with --resume.")
         return 1
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough, which is no failure; the interpreter's own flush must not fail either.
+        _discard_output()
+        return _SIGPIPE
+    except _RaisedInRunError as raised:
+        if debug:
+            traceback.print_exception(raised.error)
+        return _answer(raised.error, raised.process)
     except Exception as error:
         if debug:
             traceback.print_exc()
         return _answer(error)
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _overview() -> str:
@@ -92,28 +114,42 @@ def _overview() -> str:
 
 
 def _exit_code(error: Exception) -> int:
-    from robustdml_ext.data import DataError
-    from robustdml_ext.reporting import ReportError
-    from robustdml_ext.training import RunRefusedError
+    if isinstance(error, RecipeError | UsageError):
+        return 2
+    try:
+        from robustdml_ext.data import DataError
+        from robustdml_ext.reporting import ReportError
+        from robustdml_ext.training import RunRefusedError
+    except Exception:
+        # What does not import could not run either: `error` is the reason, as it came first.
+        return 2
+    return 2 if isinstance(error, RunRefusedError | DataError | ReportError) else 1
 
-    return 2 if isinstance(error, RecipeError | UsageError | RunRefusedError | DataError | ReportError) else 1
 
+def _answer(error: Exception, process: str = "") -> int:
+    """Say what went wrong, once, and return the exit code that it deserves.
 
-def _answer(error: Exception) -> int:
-    """Say what went wrong, once, and return the exit code that it deserves."""
-    from robustdml_ext.training import InterruptedRunError, NonFiniteLossError
+    Args:
+        error: what was raised.
+        process: the mark of the process that raised it, where it did so in a run that had begun.
+    """
+    code, message = _exit_code(error), str(error)
+    shared = not process
+    if code == 1:
+        from robustdml_ext.training import InterruptedRunError, NonFiniteLossError
 
-    code = _exit_code(error)
-    if code == 1 and not isinstance(error, InterruptedRunError | NonFiniteLossError):
-        _complain(f"failed: {type(error).__name__}: {error} (--debug shows the traceback)")
-    elif os.environ.get("RANK", "0") == "0":
-        # Every process of a run comes to the same conclusion; one of them says it.
-        _complain(str(error))
+        if isinstance(error, InterruptedRunError | NonFiniteLossError):
+            shared = True
+        else:
+            shared, message = False, f"failed: {type(error).__name__}: {error} (--debug shows the traceback)"
+    # What every process concludes alike, one of them says; what one of them met, an image say, is its own to say.
+    if not shared or os.environ.get("RANK", "0") == "0":
+        _complain(message, process)
     return code
 
 
-def _complain(message: str) -> None:
-    print(f"robustdml_ext: {message}", file=sys.stderr)
+def _complain(message: str, process: str = "") -> None:
+    print(f"robustdml_ext: {process}{message}", file=sys.stderr)
 
 
 def _train(request: Request) -> int:
@@ -146,16 +182,31 @@ def _train(request: Request) -> int:
         except (ValueError, TypeError, OSError, ImportError) as error:
             # Before the first step, a wrong value or a missing file is a matter of what was asked for.
             raise RunRefusedError(str(error)) from error
-        job.run(folder, console(), go_on=go_on, published=request.published)
-    except Exception as error:
+        try:
+            job.run(folder, console(), go_on=go_on, published=request.published)
+        except Exception as error:
+            mark = f"[rank {processes.rank}] " if processes.world_size > 1 else ""
+            raise _RaisedInRunError(error, mark) from error
+    except Exception as raised:
+        error = raised.error if isinstance(raised, _RaisedInRunError) else raised
         expected = _exit_code(error) == 2 or isinstance(error, InterruptedRunError)
         if not expected and folder.is_dir() and processes.writes:
-            (folder / FAILURE).write_text(traceback.format_exc(), encoding="utf-8")
+            (folder / FAILURE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         raise
     finally:
         stop_processes()
     return 0
 
 
+def _start() -> int:
+    code = main()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return _SIGPIPE
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_start())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -73,9 +74,16 @@ def run(command: str, options: Sequence[str], prog: str) -> int:
     return _doctor(tyro.cli(Doctor, args=list(options), prog=prog))
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Fall silent: a run goes on without its reader, and a tool has nothing left to say."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def console() -> Console:
     """Return a console as wide as the terminal; where there is none, wide enough for every table."""
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return _Console(width=None if sys.stdout.isatty() else 120)
 
 
 def _list() -> int:

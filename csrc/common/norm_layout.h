@@ -85,4 +85,9 @@ inline Tensor flat(const Tensor& input) {
   return is_flat(input) ? input : as_contiguous(input);
 }
 
+// A result computed in the order of flat(input), in the order that PyTorch would give it: the input's own.
+inline Tensor unflat(const Tensor& input, const Tensor& result) {
+  return is_flat(input) ? result : in_layout_of(torch::stable::empty_like(input), result);
+}
+
 } // namespace robustdml::norm

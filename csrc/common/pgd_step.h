@@ -10,6 +10,7 @@ namespace robustdml::pgd {
 // Below this norm a gradient has no direction that float32 could hold (as in ops/pgd_step.py).
 constexpr double kSmallestGradientNorm = 1e-37;
 constexpr double kLargestNorm = 1.7976931348623157e308; // beyond lies infinity
+constexpr double kLargestScale = 3e38; // in float32, too
 
 template <typename T>
 ROBUSTDML_HOST_DEVICE T sign(T value) {
@@ -36,7 +37,8 @@ ROBUSTDML_HOST_DEVICE T l2_offset(T x, T gradient, T clean, T scale) {
 }
 
 ROBUSTDML_HOST_DEVICE double l2_scale(double gradient_norm, double step) {
-  return gradient_norm > kSmallestGradientNorm && gradient_norm <= kLargestNorm ? step / gradient_norm : 0.0;
+  const double scale = gradient_norm > kSmallestGradientNorm && gradient_norm <= kLargestNorm ? step / gradient_norm : 0.0;
+  return scale <= kLargestScale && scale >= -kLargestScale ? scale : 0.0;
 }
 
 ROBUSTDML_HOST_DEVICE double l2_shrink(double distance, double epsilon) {

@@ -275,7 +275,7 @@ Tensor normalize_into(
       });
     });
   });
-  return output;
+  return unflat(input, output);
 }
 
 std::tuple<Tensor, Tensor, Tensor> distribution_norm(
@@ -380,14 +380,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> distribution_norm_backward(
       });
     });
   });
+  const Tensor added = residual ? unflat(input, dresidual) : dresidual;
+  const Tensor grad_input = unflat(input, dx);
   if (!parameters) {
-    return {
-        dx, dresidual, new_empty_like_type(x, {0}, statistics_type), new_empty_like_type(x, {0}, statistics_type)};
+    auto none = [&] { return new_empty_like_type(x, {0}, statistics_type); };
+    return {grad_input, added, none(), none()};
   }
   // Σ dy·x̂ is the gradient of γ, Σ dy that of β.
-  return {
-      dx, dresidual, torch::stable::clone(torch::stable::select(totals, 0, 1)),
-      torch::stable::clone(torch::stable::select(totals, 0, 0))};
+  auto sum = [&](int64_t which) { return torch::stable::clone(torch::stable::select(totals, 0, which)); };
+  return {grad_input, added, sum(1), sum(0)};
 }
 
 void distribution_norm_update_(

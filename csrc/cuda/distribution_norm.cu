@@ -162,7 +162,7 @@ Tensor normalize_into(
         {data<scalar_t>(x), data<scalar_t>(r), mutable_data<scalar_t>(output), data<T>(w), data<T>(b),
          data<T>(mean), data<T>(variance), static_cast<T>(eps), relu});
   });
-  return output;
+  return unflat(input, output);
 }
 
 std::tuple<Tensor, Tensor, Tensor> distribution_norm(
@@ -267,14 +267,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> distribution_norm_backward(
          through ? data<T>(sum_dy) : nullptr, through ? data<T>(sum_dy_xhat) : nullptr, static_cast<T>(eps)},
         counts);
   });
+  const Tensor grad_input = unflat(input, dx), added = residual ? unflat(input, dresidual) : dresidual;
   if (!parameters) {
-    return {
-        dx, dresidual, new_empty_like_type(x, {0}, statistics_type), new_empty_like_type(x, {0}, statistics_type)};
+    auto none = [&] { return new_empty_like_type(x, {0}, statistics_type); };
+    return {grad_input, added, none(), none()};
   }
   if (sums) {
-    return {dx, dresidual, torch::stable::clone(sum_dy_xhat), torch::stable::clone(sum_dy)};
+    return {grad_input, added, torch::stable::clone(sum_dy_xhat), torch::stable::clone(sum_dy)};
   }
-  return {dx, dresidual, sum_dy_xhat, sum_dy};
+  return {grad_input, added, sum_dy_xhat, sum_dy};
 }
 
 template <typename T>

@@ -114,6 +114,7 @@ def test_a_threat_model_records_everything() -> None:
     record = json.loads(json.dumps(asdict(threat)))
     assert ThreatModel(**record) == threat
     assert record["step_size"] == pytest.approx(0.005) and record["space"] == "pixels"
+    assert record["precision"] == "float32"
     assert record["attacked"] == "queries and gallery" and record["norm_mode"] == "eval"
 
 
@@ -124,9 +125,26 @@ def test_a_threat_model_records_everything() -> None:
         ({"targets": 2}, "targets"), ({"name": "mtax", "targets": 0}, "targets"),
         ({"name": "away"}, "random_start"),
         ({"epsilon": -1.0}, "epsilon"), ({"steps": 0}, "steps"), ({"norm": "l1"}, "norm"),
-        ({"norm_mode": "x"}, "norm_mode"),
+        ({"norm_mode": "x"}, "norm_mode"), ({"precision": "half"}, "precision"),
     ],
 )  # fmt: skip
 def test_errors_name_the_field(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ThreatModel(**options)
+
+
+def test_figures_do_not_depend_on_the_callers_autocast() -> None:
+    class Watching(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            product = images.flatten(1) @ torch.eye(4)
+            seen.add(product.dtype)
+            return product.float()
+
+    seen: set[torch.dtype] = set()
+    images = [(torch.rand(6, 1, 2, 2), torch.tensor([0, 0, 0, 1, 1, 1]))]
+    with torch.autocast("cpu", torch.bfloat16):
+        attack_dataset(Watching(), images, ThreatModel(steps=1))
+    assert seen == {torch.float32}
+    seen.clear()
+    attack_dataset(Watching(), images, ThreatModel(steps=1, precision="bfloat16"))
+    assert seen == {torch.bfloat16}

@@ -139,6 +139,7 @@ def test_each_segment_equals_a_batch_norm(
             terms = grad.double().norm().item()
         assert_as_good_as(value, before[name], exact[name], multiple=multiple, terms=terms, what=name)
     assert actual["output"].dtype == dtype
+    assert actual["output"].stride() == torch.empty_like(x).stride()
 
 
 def ops_off(x: Tensor, residual: Tensor | None, *rest: object) -> dict[str, Tensor]:

@@ -50,7 +50,8 @@ def test_step_is_its_definition(
     x = in_layout((clean + values(shape, dtype, device, seed + 1, 0.02)).clamp(0, 1), layout)
     gradient = values(shape, dtype, device, seed + 2, gradient_size)
     wide = torch.promote_types(dtype, torch.float32)
-    epsilon = torch.linspace(0, 0.1, shape[0], dtype=wide, device=device) if per_sample else 0.05
+    # Every second one of twice as many: at a stride of its own.
+    epsilon = torch.linspace(0, 0.1, 2 * shape[0], dtype=wide, device=device)[::2] if per_sample else 0.05
     step = torch.linspace(0.08, 0, shape[0], dtype=wide, device=device) if per_sample else 0.03
 
     actual = ops.pgd_step(x, gradient, clean, epsilon=epsilon, step_size=step, norm=norm, maximize=maximize)
@@ -165,6 +166,7 @@ def test_autocast_and_gradients_leave_it_alone() -> None:
         ({"norm": "l1"}, ValueError, "norm: expected 'linf' or 'l2', got 'l1'"),
         ({"epsilon": -0.1}, ValueError, "epsilon: expected a number >= 0"),
         ({"epsilon": math.nan}, ValueError, "epsilon: expected a number >= 0"),
+        ({"epsilon": torch.tensor([0.1, -0.1])}, ValueError, "epsilon: expected numbers >= 0"),
         ({"step_size": torch.rand(3)}, ValueError, r"step_size: expected shape \[B\] = \[2\]"),
         ({"minimum": 2.0}, ValueError, "expected minimum <= maximum"),
         ({"adversarial": torch.tensor(0.5)}, ValueError, "expected a batch"),

@@ -58,3 +58,17 @@ def test_help_describes_every_option_and_shows_this_runs_defaults(capsys: pytest
     for name in set(Recipe.model_fields) - {"method"}:
         assert f"--{name.replace('_', '-')}" in text
     assert "Examples:" in text and "resnet50" in text and "small)" not in text
+
+
+def test_the_small_network_starts_from_nothing_unless_told_otherwise() -> None:
+    assert _parse("--dataset", "folder", "--arch", "small").weights == "none"
+    assert _parse("--dataset", "folder", "--arch=small", "--weights", "mine.pt").weights == "mine.pt"
+    assert _parse("--dataset", "folder").weights == "imagenet"
+    with pytest.raises(RecipeError, match="weights of the arch small must be none or a FILE"):
+        _parse("--arch", "small", "--weights", "imagenet")
+
+
+def test_help_names_the_augmentation(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parse("--help")
+    assert "crop-flip" in capsys.readouterr().out

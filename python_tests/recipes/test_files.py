@@ -22,7 +22,9 @@ def test_every_packaged_recipe_loads_and_carries_the_papers_setup(name: str) -> 
     file = read_recipe_file(name)
     recipe = resolve(recipe_file=file)
     assert file.title and file.published is not None
-    for figures in (file.published.clean, file.published.adversarial):
+    assert "ImageNet's normalization" in file.published.note
+    clean_only = "table 9" in file.published.source
+    for figures in (file.published.clean, *([] if clean_only else [file.published.adversarial])):
         assert set(figures) == {"recall@1", "recall@4", "nmi", "pi_ratio"}
         assert all(20 < figures[metric] < 100 for metric in ("recall@1", "recall@4", "nmi"))
         assert 0.3 < figures["pi_ratio"] < 2
@@ -110,3 +112,13 @@ def test_an_unknown_name_lists_the_packaged_ones() -> None:
 def test_a_recipe_for_another_method_is_refused() -> None:
     with pytest.raises(RecipeError, match="is for mdprop, but standard"):
         resolve("standard", {}, read_recipe_file("mdprop/sop-mdprop-3"))
+
+
+@pytest.mark.parametrize("text", ["recipe: {dataset: [sop]}", "recipe: {method: [mdprop]}"])
+def test_a_list_where_a_name_belongs_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match="got \\["):
+        resolve(recipe_file=read_recipe_file(path))
+    with pytest.raises(RecipeError):
+        resolve("mdprop", {}, read_recipe_file(path))

@@ -58,6 +58,16 @@ def test_json_round_trip_is_exact(
         ({"attack_epsilons": [0.1, -1.0]}, ["attack_epsilons", "-1.0"]),
         ({"recall_at": [2]}, ["recall_at", "1"]),
         ({"select_on_test": True}, ["select_on_test", "evaluate_every"]),
+        ({"select_on_test": True, "evaluate_every": 3, "epochs": 2}, ["select_on_test", "evaluate_every", "3", "2"]),
+        ({"select_on_test": True, "evaluate_every": 1, "epochs": 0}, ["select_on_test", "epochs", "0"]),
+        ({"batch_size": 12, "samples_per_class": 12}, ["batch_size", "samples_per_class", "2 classes"]),
+        ({"samples_per_class": 1}, ["samples_per_class", "multisimilarity", "positive"]),
+        ({"arch": "small"}, ["weights", "small", "none", "imagenet"]),
+        ({"eval_restarts": 2}, ["eval_restarts", "eval_random_start"]),
+        ({"eval_norm": "l1"}, ["eval_norm", "linf"]),
+        ({"attack_epsilons": [0.1, float("nan")]}, ["attack_epsilons", "finite", "nan"]),
+        ({"attack_epsilons": [float("inf")]}, ["attack_epsilons", "finite", "inf"]),
+        ({"attack_epsilons": [0.0]}, ["attack_epsilons", "above 0"]),
         ({"loss": "triplets"}, ["loss", "multisimilarity", "'triplets'"]),
     ],
 )
@@ -112,3 +122,13 @@ def test_the_default_folder_tells_methods_seeds_and_targets_apart() -> None:
     ]
     assert len({recipe.out_folder for recipe in made}) == len(made)
     assert make_recipe({"out": "here"}).out_folder == "here"
+
+
+_FLOATS = [name for name, info in Recipe.model_fields.items() if info.annotation in (float, float | None)]
+
+
+@pytest.mark.parametrize("name", _FLOATS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_every_float_must_be_finite(name: str, value: float) -> None:
+    with pytest.raises(RecipeError, match=f"{name} must be a finite number"):
+        make_recipe({name: value})

@@ -21,7 +21,7 @@ from robustdml_ext.reporting import (
     read_result,
     result_table,
 )
-from robustdml_ext.reporting.results import SEED_AND_PLACE, mean_and_deviation
+from robustdml_ext.reporting.results import SEED_AND_PLACE, inputs_label, mean_and_deviation
 
 
 def _threat(name: str, epsilon: float) -> dict[str, Any]:
@@ -137,3 +137,10 @@ def test_a_figure_without_attacks_or_of_unknown_format_is_refused(tmp_path: Path
     result["results"] = result["results"][:1]
     with pytest.raises(ReportError, match="attack"):
         draw_comparison(group_results([result]), tmp_path / "figure.png")
+
+
+def test_an_unusual_attack_is_labelled() -> None:
+    usual = {**_threat("stax", 0.1), "step_size": 0.005, "norm": "linf", "restarts": 1, "precision": "float32"}
+    assert inputs_label(usual) == "STAX PGD-20, ε = 0.1"
+    unusual = {**usual, "step_size": 0.01, "norm": "l2", "random_start": 0.1, "restarts": 3, "keep_best": True}
+    assert inputs_label(unusual) == "STAX PGD-20, ε = 0.1, l2, step 0.01, start 0.1, 3 restarts, best iterate"

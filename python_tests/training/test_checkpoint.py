@@ -120,11 +120,26 @@ def test_copies_outlive_the_next_checkpoint_and_the_oldest_go(tmp_path: Path) ->
     assert load_checkpoint(tmp_path / "step-00000003.pt")["step"] == 3
 
 
-def test_copying_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(95, "Operation not supported")
+def test_copies_of_a_future_given_up_go_first(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    for step in (10, 20, 30):
+        save_checkpoint(path, _state(step))
+        keep_copy(path, step, keep=3)
+    (tmp_path / "step-mine.pt").write_bytes(b"not ours")
+    save_checkpoint(path, _state(15))
+    keep_copy(path, 15, keep=2)
+    assert sorted(entry.name for entry in tmp_path.glob("step-*")) == [
+        "step-00000010.pt",
+        "step-00000015.pt",
+        "step-mine.pt",
+    ]
 
-    monkeypatch.setattr(os, "link", refuse)
-    save_checkpoint(tmp_path / "last.pt", _state(3))
-    copy_atomically(tmp_path / "last.pt", tmp_path / "best.pt")
+
+def test_writing_into_one_copy_leaves_the_others(tmp_path: Path) -> None:
+    last = tmp_path / "last.pt"
+    save_checkpoint(last, _state(3))
+    keep_copy(last, 3, keep=1)
+    copy_atomically(last, tmp_path / "best.pt")
+    last.write_bytes(b"in place, as cp does")
     assert load_checkpoint(tmp_path / "best.pt")["step"] == 3
+    assert load_checkpoint(tmp_path / "step-00000003.pt")["step"] == 3

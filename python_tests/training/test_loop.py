@@ -19,7 +19,7 @@ from training.tiny import TinyMethod, same, tiny_recipe, tiny_trainer
 
 from robustdml_ext.methods import Batch, Context, StepOutput
 from robustdml_ext.training import InterruptedRunError, NonFiniteLossError, RunRefusedError
-from robustdml_ext.training.checkpoint import load_checkpoint
+from robustdml_ext.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def _final(folder: Path) -> dict[str, Any]:
@@ -266,3 +266,50 @@ def test_no_epochs_is_a_run_too(tmp_path: Path) -> None:
 def test_tensorboard_curves_are_written(tmp_path: Path) -> None:
     tiny_trainer(tmp_path, tiny_recipe(epochs=1, tensorboard=True)).run()
     assert any(path.stat().st_size > 0 for path in (tmp_path / "tensorboard").iterdir())
+
+
+def test_saving_right_after_a_resume_records_the_length_of_the_curves(tmp_path: Path) -> None:
+    tiny_trainer(tmp_path, tiny_recipe(epochs=1)).run()
+    (tmp_path / "metrics.jsonl").write_bytes(
+        (tmp_path / "metrics.jsonl").read_bytes() + b"written after the checkpoint"
+    )
+    for _ in range(2):
+        trainer = tiny_trainer(tmp_path, tiny_recipe(epochs=2, log_every=100, save_every=1))
+        assert isinstance(trainer.method, TinyMethod)
+        trainer.method.die_at = 2
+        with pytest.raises(KeyboardInterrupt):
+            trainer.run(go_on=True)
+
+
+def test_a_kill_between_the_two_checkpoints_loses_no_best_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = [0.2, 0.9]
+
+    def run(*, go_on: bool) -> None:
+        recipe = tiny_recipe(evaluate_every=1, select_on_test=True)
+        tiny_trainer(tmp_path, recipe, evaluate=lambda _: {"recall@1": scores.pop(0)}).run(go_on=go_on)
+
+    def dying(path: Path, state: dict[str, Any]) -> None:
+        if path.name == "last.pt" and state["step"] == 30:
+            raise KeyboardInterrupt("the process dies here")
+        save_checkpoint(path, state)
+
+    monkeypatch.setattr("robustdml_ext.training.loop.save_checkpoint", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(go_on=False)
+    monkeypatch.undo()
+    scores[:] = [0.9]
+    run(go_on=True)
+    assert load_checkpoint(tmp_path / "best.pt")["step"] == 30 == load_checkpoint(tmp_path / "last.pt")["step"]
+
+
+def test_selection_without_an_evaluation_to_come_is_refused_before_training(tmp_path: Path) -> None:
+    recipe = tiny_recipe(epochs=3, evaluate_every=3, select_on_test=True, save_every=15)
+    trainer = tiny_trainer(tmp_path, recipe)
+    assert isinstance(trainer.method, TinyMethod)
+    trainer.method.die_at = 31
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    with pytest.raises(RunRefusedError, match="nothing to choose from.*lower evaluate_every"):
+        tiny_trainer(tmp_path, recipe.model_copy(update={"evaluate_every": 2})).run(go_on=True)

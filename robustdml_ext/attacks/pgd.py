@@ -139,7 +139,8 @@ class PGD:
     ) -> Tensor | None:
         """Noise for a random start, uniform in the ball of radius `random_start`; None where that is 0.
 
-        A single number is taken from `generator`; it seeds the noise on the images' own device.
+        Drawn on the images' own device: by `generator` itself where it is of that device, else by one seeded with a
+        number from it.
 
         Args:
             images: `[B, C, H, W]`; the noise has their dtype and device.
@@ -148,9 +149,10 @@ class PGD:
         """
         if self.random_start == 0:
             return None
-        device = "cpu" if generator is None else generator.device
-        seed = int(torch.randint(2**62, (), generator=generator, device=device))
-        own = torch.Generator(images.device).manual_seed(seed)
+        own = generator
+        if own is not None and own.device != images.device:
+            seed = int(torch.randint(2**62, (), generator=generator, device=own.device))
+            own = torch.Generator(images.device).manual_seed(seed)
         shape = (len(images) if rows is None else rows, *images.shape[1:])
         options = {"generator": own, "dtype": images.dtype, "device": images.device}
         if self.norm == "linf":

@@ -13,7 +13,8 @@ def sample_targets(
 
     A sample's targets are distinct where at least T candidates are of other classes, and drawn with
     repetition where fewer are. Takes O(N log N + B·T) time, without rejection (Floyd's algorithm, all rows at
-    once). This is lines 5 and 6 of MDProp's Algorithm 1.
+    once). This is lines 5 and 6 of MDProp's Algorithm 1, drawn in one: images of other classes, among which a class may
+    occur more than once, as in the published code (where a batch has fewer than T other classes, it must).
 
     Args:
         labels: classes of the samples, int64 `[B]`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustdml_ext.data.catalog import NAMES, Probe, load, probe
+from robustdml_ext.data.catalog import NAMES, Probe, check_classes, load, probe
 from robustdml_ext.data.errors import BrokenImageError, DataError
 from robustdml_ext.data.loader import EpochLoader, EvaluationBatches, augmentation_keys, evaluation_batches
 from robustdml_ext.data.samplers import PKSampler
@@ -19,6 +19,7 @@ __all__ = [
     "PKSampler",
     "Probe",
     "augmentation_keys",
+    "check_classes",
     "evaluation_batches",
     "load",
     "probe",

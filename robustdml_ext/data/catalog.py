@@ -73,6 +73,19 @@ def load(
     return folder.load_folder(Path(root), image_size, channels, augment, on_broken, cache, classes)
 
 
+def check_classes(splits: DataSplits) -> None:
+    """Checks that there is something to tell apart, in training and in testing.
+
+    Raises: DataError where a split has fewer than two classes.
+    """
+    for what, split in (("train", splits.train), ("test", splits.test)):
+        if len(split.class_names) < 2:
+            raise DataError(
+                f"the data set {splits.name!r} leaves one class to {what} on, {split.class_names[0]!r}, and at least 2 "
+                "are needed; choose others by train_classes, which lists those to train on"
+            )
+
+
 @dataclass(frozen=True)
 class Probe:
     """Whether a data set can be loaded; `detail` says what was found, or what is missing."""

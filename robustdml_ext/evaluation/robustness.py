@@ -40,6 +40,9 @@ class ThreatModel:
         distribution: of an Embedder, the one attacked; 0 is the deployed model. Judged is always the deployed
             one.
         attacked: which images are perturbed.
+        precision: `"float32"`, or `"bfloat16"` autocast, of the attack and of the embeddings judged. float32 on
+            every device, so that figures are comparable: in bfloat16 the attack is weaker and the embeddings
+            are rounded. (PyTorch's own TF32 switches stay as the caller set them.)
 
     Raises:
         ValueError: an unknown name, a number out of its range, or numbers that do not go together.
@@ -58,12 +61,15 @@ class ThreatModel:
     norm_mode: str = "eval"
     distribution: int = 0
     attacked: str = ATTACKED
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if self.name not in THREATS:
             raise ValueError(f"name: expected one of {', '.join(THREATS)}, got {self.name!r}")
         if self.space != "pixels":
             raise ValueError(f"space: expected 'pixels', got {self.space!r}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {self.precision!r}")
         if self.attacked != ATTACKED:
             raise ValueError(f"attacked: expected {ATTACKED!r}, got {self.attacked!r}")
         if self.targets < 1 or (self.name == "stax" and self.targets != 1):
@@ -115,7 +121,8 @@ def attack_dataset(
 
     All images are embedded cleanly first; these embeddings are what targets are picked from (and, for `away`,
     what is fled). Each image's targets are of other classes, drawn by `seed` alike for every model. The model
-    is left as it was.
+    is left as it was. Everything runs in `threat.precision`, float32 by default, whatever autocast the caller
+    is in.
 
     Args:
         model: images [B, C, H, W] in [0, 1] → embeddings [B, D]; any module.
@@ -133,6 +140,14 @@ def attack_dataset(
         raise TypeError("images: are read twice, for the clean and the attacked pass; pass a list or a loader")
     if device is None:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    kind = torch.device(device).type
+    with torch.autocast(kind, torch.bfloat16, enabled=threat.precision == "bfloat16"):
+        return _attack(model, images, threat, seed, batch_size, device)
+
+
+def _attack(
+    model: nn.Module, images: Images, threat: ThreatModel, seed: int, batch_size: int, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
     attacker = model if threat.distribution == 0 else _Under(model, threat.distribution)
     clean, labels = embed(attacker, images, device, batch_size=batch_size)
     generator = torch.Generator().manual_seed(seed)

@@ -20,6 +20,8 @@ class MultiSimilarityLoss(nn.Module):
         a positive j counts where s_ij < max_{k ∈ N_i} s_ik + ε,
     and over the pairs that count
         L = (1/B) Σ_i [ (1/α) log(1 + Σ_j exp(−α(s_ij − λ))) + (1/β) log(1 + Σ_k exp(β(s_ik − λ))) ].
+    The paper prints 1/B before the first sum alone and calls a pair that does not count 0; as in Wang et al., whom it
+    cites, both sums are means over the anchors, and such pairs are left out.
     An anchor without positives or without negatives has no pair that counts, and adds 0; a batch of such
     anchors has loss 0, with gradient 0. Embeddings that are NaN give a loss that is NaN. Computed in float32
     even under autocast (in float64 for float64 embeddings).

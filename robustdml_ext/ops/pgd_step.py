@@ -73,7 +73,11 @@ def _per_sample(name: str, value: float | Tensor, images: Tensor) -> tuple[Tenso
     if isinstance(value, Tensor) and value.dim() > 0:
         _check.tensor(name, value)
         _check.shape(name, value, [images.shape[0]], "[B]")
-        return value.detach().to(images.device, torch.promote_types(images.dtype, torch.float32)), 0.0
+        # On CUDA the look would wait for the device.
+        if value.is_cpu and not torch.compiler.is_compiling() and bool((~(value >= 0)).any()):
+            raise ValueError(f"{name}: expected numbers >= 0, got {value.tolist()}")
+        wide = torch.promote_types(images.dtype, torch.float32)
+        return value.detach().to(images.device, wide).contiguous(), 0.0
     number = float(value)
     if not number >= 0:
         raise ValueError(f"{name}: expected a number >= 0, got {number}")
@@ -142,7 +146,8 @@ def pgd_step(
 
     Raises:
         TypeError: an argument is no floating-point tensor, or dtypes differ.
-        ValueError: shapes or devices differ, the norm is unknown, a radius is negative, or minimum > maximum.
+        ValueError: shapes or devices differ, the norm is unknown, a radius or step is negative (looked at
+            on the CPU), or minimum > maximum.
     """
     rest = _arguments(adversarial, gradient, clean, epsilon, step_size, norm, maximize, minimum, maximum)
     result: Tensor = _pgd_step(adversarial.detach(), *rest)

@@ -73,22 +73,22 @@ def _flag_groups() -> dict[str, type]:
 def parse_run(method: str, summary: str, arguments: Sequence[str], prog: str) -> Request:
     """Read the flags of a training command.
 
-    The data set and the recipe file are looked up first, so that what ``--help`` shows, and what a flag
-    overrides, are the defaults of exactly this run.
+    The data set, the architecture and the recipe file are looked up first, so that what ``--help`` shows, and
+    what a flag overrides, are the defaults of exactly this run.
 
     Raises:
         RecipeError: a value is out of range, or the recipe file is missing or wrong.
         SystemExit: 0 after ``--help``, 2 after a flag that cannot be read (its message is on stderr).
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--dataset")
-    early.add_argument("--recipe")
+    for name in ("--dataset", "--arch", "--recipe"):
+        early.add_argument(name)
     try:
         known, _ = early.parse_known_args(list(arguments))
     except argparse.ArgumentError:
-        known = argparse.Namespace(dataset=None, recipe=None)
+        known = argparse.Namespace(dataset=None, arch=None, recipe=None)
     recipe_file = read_recipe_file(known.recipe) if known.recipe is not None else None
-    early_flags = {} if known.dataset is None else {"dataset": known.dataset}
+    early_flags = {name: value for name in ("dataset", "arch") if (value := getattr(known, name)) is not None}
     base = resolve(method, early_flags, recipe_file)
 
     groups = _flag_groups()

@@ -80,9 +80,14 @@ def resolve(
     explicit = dict(flags or {})
     from_file = dict(recipe_file.fields) if recipe_file is not None else {}
     chosen = method or from_file.get("method") or Recipe.model_fields["method"].default
-    if chosen not in METHODS:
+    if not isinstance(chosen, str) or chosen not in METHODS:
         raise RecipeError(f"method must be one of {', '.join(METHODS)}; got {chosen!r}")
     if recipe_file is not None and from_file.get("method", chosen) != chosen:
         raise RecipeError(f"recipe {recipe_file.name} is for {from_file['method']}, but {chosen} was asked for")
     dataset = explicit.get("dataset", from_file.get("dataset", Recipe.model_fields["dataset"].default))
-    return make_recipe({**defaults_for(chosen, dataset), **from_file, **explicit, "method": chosen})
+    if not isinstance(dataset, str):
+        raise RecipeError(f"dataset must be a name; got {dataset!r}")
+    defaults = dict(defaults_for(chosen, dataset))
+    if {**defaults, **from_file, **explicit}.get("arch") == "small":
+        defaults["weights"] = "none"  # nobody publishes weights for it
+    return make_recipe({**defaults, **from_file, **explicit, "method": chosen})

@@ -16,9 +16,9 @@ def option(default: Any, description: str, *, neutral: bool = False, **constrain
 
 
 class OptionGroup(BaseModel):
-    """Base of the groups: read-only once made, and a field that does not exist is an error."""
+    """Base of the groups: read-only once made; unknown fields, NaN and infinity are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataOptions(OptionGroup):
@@ -34,7 +34,11 @@ class DataOptions(OptionGroup):
         ge=1,
     )
     channels: Literal[1, 3] | None = option(None, "1 for gray, 3 for color. None: what the data set has.")
-    augment: str = option("default", "Training augmentation: default (what the data set calls for) or none.")
+    augment: str = option(
+        "default",
+        "Training augmentation: crop-flip (a random crop of 8 % to 100 % of the area, flipped half of the time), "
+        "none, or default: crop-flip from 64 pixels on, and never for digits.",
+    )
     train_classes: str | None = option(
         None,
         "For folder: a text file with one class name a line; these are trained on, the rest is tested. "
@@ -50,7 +54,11 @@ class ModelOptions(OptionGroup):
     """The network that turns an image into an embedding."""
 
     arch: str = option("resnet50", "small (for small images), or any torchvision network with batch norm.")
-    weights: str = option("imagenet", "Starting weights: imagenet (downloaded by torchvision), none, or a FILE.")
+    weights: str = option(
+        "imagenet",
+        "Starting weights: imagenet (downloaded by torchvision), none, or a FILE. With --arch small: none, unless "
+        "a recipe or --weights says otherwise.",
+    )
     embedding_dim: int = option(128, "Length D of the embedding.", ge=1)
     norm_noise: float = option(
         0.0, "Standard deviation of the noise added to the auxiliary norms' γ and β at the start (γ^k).", ge=0
@@ -151,9 +159,20 @@ class EvaluationOptions(OptionGroup):
         "ε of the test attacks, in pixels; every one is run towards one target (STAX) and several (MTAX).",
         neutral=True,
     )
-    eval_steps: int = option(
-        20, "Gradient steps of the test attacks (20: PGD-20), each of size ε / steps.", neutral=True, ge=1
+    eval_steps: int = option(20, "Gradient steps of the test attacks (20: PGD-20).", neutral=True, ge=1)
+    eval_step_size: float | None = option(
+        None, "Size of one step of the test attacks, in pixels. None: ε / steps, as in the paper.", neutral=True, gt=0
     )
+    eval_random_start: float = option(
+        0.0, "Radius of the noise that the test attacks start from, in pixels. 0: from the image.", neutral=True, ge=0
+    )
+    eval_restarts: int = option(
+        1, "Starts of the test attacks, the best of which counts; above 1 needs a random start.", neutral=True, ge=1
+    )
+    eval_keep_best: bool = option(
+        False, "Judge each image's best iterate of the test attacks, in place of the last one.", neutral=True
+    )
+    eval_norm: Literal["linf", "l2"] = option("linf", "Norm that ε of the test attacks is measured in.", neutral=True)
     eval_mtax_targets: int = option(5, "Targets of the multi-targeted test attack (MTAX).", neutral=True, ge=1)
     recall_at: tuple[int, ...] = option((1, 2, 4, 8), "The k of Recall@k.", neutral=True)
     evaluate_every: int = option(

@@ -62,10 +62,32 @@ class Recipe(MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, 
                 "batch_size must be a multiple of samples_per_class; "
                 f"got {self.batch_size} and {self.samples_per_class}"
             )
+        if self.batch_size // self.samples_per_class < 2:
+            raise ValueError(
+                "batch_size must hold at least 2 classes, so be at least twice samples_per_class; "
+                f"got {self.batch_size} and {self.samples_per_class}"
+            )
+        if self.loss == "multisimilarity" and self.samples_per_class < 2:
+            raise ValueError(
+                "samples_per_class must be at least 2 with the loss multisimilarity, "
+                f"which needs positive pairs; got {self.samples_per_class}"
+            )
+        if self.arch == "small" and self.weights == "imagenet":
+            raise ValueError("weights of the arch small must be none or a FILE, as ImageNet has none; got 'imagenet'")
         if self.joint_loss and self.method not in ("advprop", "mdprop"):
             raise ValueError(f"joint_loss is for advprop and mdprop; got it with {self.method}")
         if self.select_on_test and not self.evaluate_every:
             raise ValueError("select_on_test needs evaluate_every above 0; got 0")
+        if self.select_on_test and self.evaluate_every > self.epochs:
+            raise ValueError(
+                "select_on_test needs evaluate_every to be at most epochs, or nothing is ever evaluated; "
+                f"got {self.evaluate_every} and {self.epochs}"
+            )
+        if self.eval_restarts > 1 and self.eval_random_start == 0:
+            raise ValueError(
+                "eval_restarts above 1 needs eval_random_start above 0, or every restart is the same; "
+                f"got {self.eval_restarts} and 0"
+            )
         return self
 
     @property
@@ -98,8 +120,9 @@ class Published(BaseModel):
 
     source: str = Field(description="Paper, table and row.")
     threat: str = Field(description="The attack behind the adversarial figures.")
+    note: str = Field("", description="What keeps the figures from being like for like with this package's.")
     clean: dict[str, float]
-    adversarial: dict[str, float]
+    adversarial: dict[str, float] = Field(default_factory=dict)
     clean_deviation: dict[str, float] = Field(default_factory=dict)
     adversarial_deviation: dict[str, float] = Field(default_factory=dict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ from typing import Any
 # What may differ between runs whose figures belong in one mean: the seed, and where and how fast they ran.
 SEED_AND_PLACE = frozenset(
     {"seed", "out", "root", "device", "workers", "threads", "save_every", "keep", "log_every", "tensorboard",
-     "evaluate_every", "eval_batch_size", "attack_epsilons", "eval_steps", "eval_mtax_targets", "recall_at"}
+     "evaluate_every", "eval_batch_size", "attack_epsilons", "eval_steps", "eval_mtax_targets", "recall_at",
+     "eval_step_size", "eval_random_start", "eval_restarts", "eval_keep_best", "eval_norm"}
 )  # fmt: skip
 
 
@@ -57,7 +59,22 @@ def inputs_label(threat: Mapping[str, Any] | None) -> str:
     if threat is None:
         return "clean"
     targets = f", T = {threat['targets']}" if threat["name"] == "mtax" else ""
-    return f"{threat['name'].upper()} PGD-{threat['steps']}{targets}, ε = {threat['epsilon']:g}"
+    return f"{threat['name'].upper()} PGD-{threat['steps']}{targets}, ε = {threat['epsilon']:g}{_beyond(threat)}"
+
+
+def _beyond(threat: Mapping[str, Any]) -> str:
+    """Say in what an attack differs from the usual one, so that figures under both never share a row."""
+    usual_step = threat["epsilon"] / threat["steps"]
+    step = threat.get("step_size") or usual_step
+    parts = {
+        "l2": threat.get("norm", "linf") == "l2",
+        f"step {step:g}": not math.isclose(step, usual_step),
+        f"start {threat.get('random_start', 0):g}": threat.get("random_start", 0) > 0,
+        f"{threat.get('restarts')} restarts": threat.get("restarts", 1) > 1,
+        "best iterate": threat.get("keep_best", False),
+        "bfloat16": threat.get("precision", "float32") == "bfloat16",
+    }
+    return "".join(f", {text}" for text, differs in parts.items() if differs)
 
 
 @dataclass

@@ -44,8 +44,11 @@ def result_table(result: Mapping[str, Any]) -> Table:
     if published:
         table.add_section()
         for kind in ("clean", "adversarial"):
+            if not published[kind]:
+                continue
             cells = [str(published[kind].get(name, "")) for name, _, _ in columns]
             table.add_row(f"published, {kind}", *cells, style="dim")
+        table.caption, table.caption_justify = published.get("note") or None, "left"
     return table
 
 

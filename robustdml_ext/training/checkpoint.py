@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -83,22 +84,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def keep_copy(path: Path, step: int, keep: int) -> None:
-    """Keep ``path`` as ``step-<step>.pt`` beside it, and drop the oldest such copies beyond ``keep``."""
+    """Keep ``path`` as ``step-<step>.pt`` beside it, and drop the oldest such copies beyond ``keep``.
+
+    Copies of later steps are dropped too: they are of a future that a run resumed from an older copy gave up.
+    """
     if keep <= 0:
         return
     copy_atomically(path, path.with_name(f"step-{step:08d}.pt"))
-    for old in sorted(path.parent.glob("step-*.pt"))[:-keep]:
-        old.unlink()
+    copies = {int(copy.stem[5:]): copy for copy in path.parent.glob("step-*.pt") if copy.stem[5:].isdecimal()}
+    standing = sorted(number for number in copies if number <= step)[-keep:]
+    for number in copies.keys() - set(standing):
+        copies[number].unlink()
 
 
 def copy_atomically(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``; a hard link where the file system has them."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        write_atomically(target, lambda file: file.write(source.read_bytes()))
-        return
-    os.replace(temporary, target)
-    _sync_folder(target.parent)
+    """Make ``target`` a copy of ``source``.
+
+    No hard link: who copies ``step-N.pt`` over ``last.pt`` to go back would write into every name of the file.
+
+    Raises:
+        OSError: as :func:`write_atomically`, or ``source`` cannot be read.
+    """
+    with open(source, "rb") as content:
+        write_atomically(target, lambda file: shutil.copyfileobj(content, file, 1 << 20))

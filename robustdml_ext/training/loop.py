@@ -240,17 +240,18 @@ class Trainer:
         return True
 
     def save(self, *, best: bool = False) -> None:
-        """Write ``last.pt`` (and ``best.pt``), after every step so far is known to have had a finite loss."""
+        """Write (``best.pt`` and) ``last.pt``, after every step so far is known to have had a finite loss."""
         for seen in self._watch.drain():
             self._judge(seen)
         self._saved = self.step
         if self.log is None:
             return
-        last = self.folder / names.LAST
-        save_checkpoint(last, self._state(self.log.sync()))
-        keep_copy(last, self.step, self.recipe.keep)
+        last, state = self.folder / names.LAST, self._state(self.log.sync())
         if best:
-            copy_atomically(last, self.folder / names.BEST)
+            # First: once last.pt holds this score, a resumed run would never choose these weights again.
+            save_checkpoint(self.folder / names.BEST, state)
+        save_checkpoint(last, state)
+        keep_copy(last, self.step, self.recipe.keep)
 
     def _state(self, position: int) -> dict[str, Any]:
         return {
@@ -270,6 +271,16 @@ class Trainer:
             "best": self.summary.best,
         }
 
+    def _check_selection(self, state: dict[str, Any]) -> None:
+        """Refuse to train on to an end at which select_on_test would have nothing to choose from."""
+        every, epochs = self.recipe.evaluate_every, self.recipe.epochs
+        to_come = epochs // every - state["epoch"] // every if every else 0
+        if self.recipe.select_on_test and state["best"] is None and to_come < 1:
+            raise RunRefusedError(
+                f"select_on_test has nothing to choose from: no evaluation by epoch {state['epoch']}, and none to come "
+                f"with evaluate_every {every} and epochs {epochs}; lower evaluate_every or raise epochs"
+            )
+
     def _restore(self) -> int:
         """Go back to ``last.pt``; return how many bytes of ``metrics.jsonl`` belong to it."""
         path = self.folder / names.LAST
@@ -279,6 +290,7 @@ class Trainer:
             raise RunRefusedError(
                 f"{path} has {state['step']} steps, more than the {self.batches.steps} of --epochs {self.recipe.epochs}"
             )
+        self._check_selection(state)
         load_weights(self.method, state["method"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         restore_random_state(state["random"], self.generator, self.processes.device)

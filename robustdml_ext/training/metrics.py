@@ -37,6 +37,8 @@ class MetricsLog:
             )
         self._file = open(path, "ab")  # noqa: SIM115 - lives as long as the run
         self._file.truncate(position)
+        # Truncating leaves the offset at the old end, which sync() would take for the length.
+        self._file.seek(position)
         self._board: Any = None
         if tensorboard:
             # Imported late: it takes seconds, which a run without it should not pay.

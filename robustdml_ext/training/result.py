@@ -31,16 +31,28 @@ def _batches(images: LabeledImages, recipe: Recipe, precision: Precision) -> Eva
 
 
 def evaluate_clean(network: nn.Module, images: LabeledImages, recipe: Recipe, precision: Precision) -> dict[str, float]:
-    """Return the clean figures of a network on ``images``, as fractions."""
-    with precision.autocast():
-        embeddings, labels = embed(network, _batches(images, recipe, precision), precision.device)
+    """Return the clean figures of a network on ``images``, as fractions.
+
+    In float32, whatever the training's arithmetic is, so that figures of different machines are comparable.
+    """
+    embeddings, labels = embed(network, _batches(images, recipe, precision), precision.device)
     return evaluate(embeddings, labels, recall_at=recipe.recall_at, seed=recipe.seed, device=precision.device)
 
 
 def threat_models(recipe: Recipe) -> list[ThreatModel]:
-    """Return the attacks to be judged under: STAX and MTAX at each ε, white-box PGD in l∞."""
+    """Return the attacks to be judged under: STAX and MTAX at each ε, white-box PGD in float32."""
     return [
-        ThreatModel(name=name, epsilon=epsilon, steps=recipe.eval_steps, targets=targets)
+        ThreatModel(
+            name=name,
+            epsilon=epsilon,
+            steps=recipe.eval_steps,
+            step_size=recipe.eval_step_size,
+            norm=recipe.eval_norm,
+            targets=targets,
+            random_start=recipe.eval_random_start,
+            restarts=recipe.eval_restarts,
+            keep_best=recipe.eval_keep_best,
+        )
         for name, targets in (("stax", 1), ("mtax", recipe.eval_mtax_targets))
         for epsilon in recipe.attack_epsilons
     ]
@@ -59,8 +71,7 @@ def judge(
         for number, threat in enumerate(models, 1):
             status.update(f"judging under attack {number} of {len(models)}: {threat.name}, ε = {threat.epsilon:g}")
             began = time.perf_counter()
-            with precision.autocast():
-                metrics = evaluate_under(network, batches, threat, recipe.seed, recall_at=recipe.recall_at)
+            metrics = evaluate_under(network, batches, threat, recipe.seed, recall_at=recipe.recall_at)
             seconds = time.perf_counter() - began
             found.append({"threat": asdict(threat), "metrics": metrics, "seconds": seconds})
     return found
