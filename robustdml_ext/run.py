@@ -69,12 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command and its options; those of this process by default.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(_overview(), file=sys.stdout if words else sys.stderr)
-        return 0 if words else 2
-    command, options = words[0], words[1:]
-    debug = "--debug" in options
+    debug = "--debug" in words
     try:
+        if not words or words[0] in ("-h", "--help"):
+            print(_overview(), file=sys.stdout if words else sys.stderr)
+            return 0 if words else 2
+        command, options = words[0], words[1:]
         if command in METHODS:
             return _train(parse_run(command, METHODS[command], options, f"{PROGRAM} {command}"))
         if command in TOOLS:
@@ -188,10 +188,10 @@ def _train(request: Request) -> int:
             mark = f"[rank {processes.rank}] " if processes.world_size > 1 else ""
             raise _RaisedInRunError(error, mark) from error
     except Exception as raised:
-        error = raised.error if isinstance(raised, _RaisedInRunError) else raised
-        expected = _exit_code(error) == 2 or isinstance(error, InterruptedRunError)
+        cause = raised.error if isinstance(raised, _RaisedInRunError) else raised
+        expected = _exit_code(cause) == 2 or isinstance(cause, InterruptedRunError)
         if not expected and folder.is_dir() and processes.writes:
-            (folder / FAILURE).write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            (folder / FAILURE).write_text("".join(traceback.format_exception(cause)), encoding="utf-8")
         raise
     finally:
         stop_processes()

@@ -311,5 +311,5 @@ def test_selection_without_an_evaluation_to_come_is_refused_before_training(tmp_
     trainer.method.die_at = 31
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    with pytest.raises(RunRefusedError, match="nothing to choose from.*lower evaluate_every"):
+    with pytest.raises(RunRefusedError, match=r"nothing to choose from.*lower evaluate_every"):
         tiny_trainer(tmp_path, recipe.model_copy(update={"evaluate_every": 2})).run(go_on=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -154,15 +155,16 @@ class PGD:
             seed = int(torch.randint(2**62, (), generator=generator, device=own.device))
             own = torch.Generator(images.device).manual_seed(seed)
         shape = (len(images) if rows is None else rows, *images.shape[1:])
-        options = {"generator": own, "dtype": images.dtype, "device": images.device}
+        options: dict[str, Any] = {"generator": own, "dtype": images.dtype, "device": images.device}
         if self.norm == "linf":
-            return (torch.rand(shape, **options) * 2 - 1) * self.random_start  # type: ignore[call-overload, no-any-return]
-        direction = torch.randn(shape, **options)  # type: ignore[call-overload]
+            return (torch.rand(shape, **options) * 2 - 1) * self.random_start
+        direction = torch.randn(shape, **options)
         per_sample = (-1,) + (1,) * (len(shape) - 1)
         length = direction.flatten(1).norm(dim=1).reshape(per_sample).clamp_min(torch.finfo(images.dtype).tiny)
         # In d dimensions the share r^d of a ball's volume lies within the share r of its radius.
-        radius = torch.rand(shape[:1], **options) ** (1 / direction[0].numel())  # type: ignore[call-overload]
-        return self.random_start * radius.reshape(per_sample) * direction / length  # type: ignore[no-any-return]
+        radius = torch.rand(shape[:1], **options) ** (1 / direction[0].numel())
+        offset: Tensor = self.random_start * radius.reshape(per_sample) * direction / length
+        return offset  # type: ignore[no-any-return]
 
     def _start(self, clean: Tensor, noise: Tensor | None) -> Tensor:
         if noise is None:

@@ -137,7 +137,8 @@ class MachineOptions(OptionGroup):
     )
     device: str = option("auto", "auto, cpu, cuda, or cuda:N.", neutral=True)
     precision: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", "Arithmetic of the network. auto: bfloat16 autocast on CUDA, float32 on the CPU."
+        "auto",
+        "Arithmetic of training. auto: bfloat16 autocast on CUDA, float32 on the CPU. Judged is always in float32.",
     )
     workers: int = option(0, "Processes that read images ahead. 0: read in the training process.", neutral=True, ge=0)
     threads: int | None = option(None, "CPU threads of PyTorch. None: PyTorch's choice.", neutral=True, ge=1)
