@@ -47,6 +47,8 @@ void parallel_tasks(int64_t count, int64_t elements_per_task, const Task& task) 
 // Results past this size do not stay in cache until they are read again: writing them around it saves the read
 // that an ordinary store begins with, a quarter of the traffic of a step over images.
 constexpr int64_t kStreamedBytes = int64_t{8} << 20;
+// Shorter runs share their first and last line with their neighbors, which costs more than it saves.
+constexpr int64_t kStreamedRun = 512;
 
 // Copies a block that lies in L1 to memory, around the caches.
 inline void stream_copy(void* destination, const void* source, size_t bytes) {

@@ -30,10 +30,10 @@ ROBUSTDML_HOST_DEVICE T linf(T x, T gradient, T clean, T step, T epsilon, T mini
 }
 
 // The l2 step knows two numbers of its sample: step / ‖g‖ and, after the move, epsilon / distance where that is < 1.
+// A gradient without a direction has scale 0, and may be NaN or infinite: the caller then puts 0 in its place.
 template <typename T>
 ROBUSTDML_HOST_DEVICE T l2_offset(T x, T gradient, T clean, T scale) {
-  // A gradient without a direction has scale 0, and may be NaN or infinite: it must not be multiplied.
-  return scale == T(0) ? x - clean : x - clean + scale * gradient;
+  return x - clean + scale * gradient;
 }
 
 ROBUSTDML_HOST_DEVICE double l2_scale(double gradient_norm, double step) {

@@ -18,12 +18,18 @@ struct Pass {
   Pass(const Tensor& input, const std::vector<int64_t>& sizes)
       : layout(layout_of(input)),
         segments(sizes),
-        streamed(input.numel() * static_cast<int64_t>(sizeof(scalar_t)) >= kStreamedBytes) {
+        streamed(
+            input.numel() * static_cast<int64_t>(sizeof(scalar_t)) >= kStreamedBytes &&
+            run_length(layout) * static_cast<int64_t>(sizeof(scalar_t)) >= kStreamedRun) {
     int64_t start = 0;
     for (int64_t size : segments) {
       starts.push_back(start);
       start += size;
     }
+  }
+
+  static int64_t run_length(const Layout& layout) {
+    return layout.as_rows() ? layout.columns() : layout.pixels;
   }
 
   int64_t distributions() const {
@@ -37,6 +43,23 @@ struct Pass {
     parallel_tasks(distributions() * layout.channels, elements, [&](int64_t i) {
       const int64_t k = i / layout.channels, c = i % layout.channels;
       body(i, Channel{starts[k], starts[k] + segments[k], c, layout.channels, layout.pixels});
+    });
+  }
+
+  // Calls body as `channels` does, but sample after sample, in the order of memory: for passes that only read a
+  // channel's statistics.
+  template <typename Body>
+  void planes(const Body& body) const {
+    std::vector<int64_t> segment_of(layout.samples);
+    for (int64_t k = 0; k < distributions(); ++k) {
+      std::fill_n(segment_of.begin() + starts[k], segments[k], k);
+    }
+    parallel_tasks(layout.samples, layout.channels * layout.pixels, [&](int64_t sample) {
+      for (int64_t c = 0; c < layout.channels; ++c) {
+        body(
+            segment_of[sample] * layout.channels + c,
+            Channel{sample, sample + 1, c, layout.channels, layout.pixels});
+      }
     });
   }
 
@@ -120,12 +143,17 @@ struct Pass {
       T* variance, double eps, bool of_batch) const {
     auto scale = [&](int64_t i) { return static_cast<T>(weight[i] / std::sqrt(double(variance[i]) + eps)); };
     if (!layout.as_rows()) {
-      channels([&](int64_t i, const Channel& channel) {
-        if (of_batch) {
-          store_moments(channel_moments(x, channel), mean + i, variance + i);
-        }
+      auto normalize = [&](int64_t i, const Channel& channel) {
         normalize_channel<has_residual, has_relu, scalar_t, T>(
             x, residual, y, channel, mean[i], scale(i), bias[i], streamed);
+      };
+      if (!of_batch) {
+        planes(normalize);
+        return;
+      }
+      channels([&](int64_t i, const Channel& channel) {
+        store_moments(channel_moments(x, channel), mean + i, variance + i);
+        normalize(i, channel);
       });
       return;
     }
@@ -214,14 +242,19 @@ struct Pass {
       return Backward<T>{T(b.mean), T(b.scale), T(b.offset), T(b.slope)};
     };
     if (!layout.as_rows()) {
-      channels([&](int64_t i, const Channel& channel) {
-        if (find_sums) {
-          store_sums(
-              channel_sums<has_relu, scalar_t, T>(dy, x, y, channel, mean[i]), variance[i], eps, sums + i,
-              sums + total + i);
-        }
+      auto apply = [&](int64_t i, const Channel& channel) {
         backward_channel<has_relu, through, scalar_t, T>(
             dy, x, y, dx, dresidual, channel, of_channel(i), streamed);
+      };
+      if (!find_sums) {
+        planes(apply);
+        return;
+      }
+      channels([&](int64_t i, const Channel& channel) {
+        store_sums(
+            channel_sums<has_relu, scalar_t, T>(dy, x, y, channel, mean[i]), variance[i], eps, sums + i,
+            sums + total + i);
+        apply(i, channel);
       });
       return;
     }

@@ -100,10 +100,15 @@ struct Step {
       const int64_t begin = sample * pixels, end = begin + pixels;
       const double length = norm(begin, end, [=](int64_t i) { return T(g_[i]); });
       const T scale = static_cast<T>(pgd::l2_scale(length, step_of(sample)));
-      auto offset = [=](int64_t i) { return pgd::l2_offset<T>(T(x_[i]), T(g_[i]), T(c_[i]), scale); };
-      const T shrink = static_cast<T>(pgd::l2_shrink(norm(begin, end, offset), epsilon_of(sample)));
       const T low = static_cast<T>(minimum), high = static_cast<T>(maximum);
-      write(begin, end, [=](int64_t i) { return pgd::clamp(T(c_[i]) + shrink * offset(i), low, high); });
+      // Outside of the loops: a choice inside them takes as long as the rest.
+      dispatch_bool(scale != T(0), [&](auto moves) {
+        auto offset = [=](int64_t i) {
+          return pgd::l2_offset<T>(T(x_[i]), moves.value ? T(g_[i]) : T(0), T(c_[i]), scale);
+        };
+        const T shrink = static_cast<T>(pgd::l2_shrink(norm(begin, end, offset), epsilon_of(sample)));
+        write(begin, end, [=](int64_t i) { return pgd::clamp(T(c_[i]) + shrink * offset(i), low, high); });
+      });
     });
   }
 };
