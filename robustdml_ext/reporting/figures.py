@@ -65,6 +65,7 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
                     axes.set_xlabel("ε of the attack, in pixels of [0, 1]")
         handles, labels = grid[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
         try:
             figure.savefig(file, dpi=160)
         except ValueError as error:
