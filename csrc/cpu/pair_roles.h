@@ -132,6 +132,49 @@ simd::Mask<T> other_class(const Block<T>& block, int64_t anchor, int64_t other) 
   return (Role::of_anchor(block.anchor_code, anchor) != code) & (code >= 0);
 }
 
+// Inner products of rows [first, first + rows) of the anchors and block J → distances, in place.
+template <typename T>
+void to_distances(const Sets<T>& sets, int64_t first, int64_t rows, int64_t j, T* tile, Measure measure) {
+  const Side<T>&a = sets.anchors, &b = sets.others();
+  const T *a_squares = a.squares.get() + first, *b_squares = b.squares.get() + j * kTile;
+  // Below this share of |x|² + |y|² the difference has lost three digits, and is taken anew from the rows.
+  constexpr T near = T(1e-3);
+  auto exact_square = [&](int64_t row, int64_t column) {
+    T sum = 0;
+    for (int64_t k = 0; k < a.depth; ++k) {
+      const T difference = a.value(first + row, k) - b.value(j * kTile + column, k);
+      sum += difference * difference;
+    }
+    return sum;
+  };
+  const int64_t columns = b.rows_of(j);
+  for (int64_t r = 0; r < rows; ++r) {
+    T* row = tile + r * kTile;
+    const T square = a_squares[r];
+    int64_t close = 0;
+#pragma omp simd reduction(+ : close)
+    for (int64_t c = 0; c < columns; ++c) {
+      const T sum = square + b_squares[c];
+      row[c] = sum - 2 * row[c];
+      close += row[c] < near * sum;
+    }
+    for (int64_t c = 0; c < columns && close > 0; ++c) {
+      if (row[c] < near * (square + b_squares[c])) {
+        row[c] = exact_square(r, c);
+        --close;
+      }
+    }
+    if (measure == Measure::squared_distance) {
+      continue;
+    }
+    const T sign = measure == Measure::negative_distance ? T(-1) : T(1);
+#pragma omp simd
+    for (int64_t c = 0; c < columns; ++c) {
+      row[c] = sign * std::sqrt(row[c]);
+    }
+  }
+}
+
 // Tiles as a loss looks at them: similarities or distances. Tiles with pairs of one class are met several times in a
 // forward pass, and kept where they are few.
 template <typename T>
@@ -168,7 +211,7 @@ class Tiles {
     if (!keep || !done_[slot]) {
       sets_.products(i, j, tile);
       if (measure_ != Measure::inner_product) {
-        to_distances(i, j, tile);
+        to_distances(sets_, i * kTile, sets_.anchors.rows_of(i), j, tile, measure_);
       }
       if (keep) {
         done_[slot] = 1;
@@ -178,48 +221,6 @@ class Tiles {
   }
 
  private:
-  void to_distances(int64_t i, int64_t j, T* tile) const {
-    const Side<T>&a = sets_.anchors, &b = sets_.others();
-    const T *a_squares = a.squares.get() + i * kTile, *b_squares = b.squares.get() + j * kTile;
-    // Below this share of |x|² + |y|² the difference has lost three digits, and is taken anew from the rows.
-    constexpr T near = T(1e-3);
-    const int64_t columns = b.rows_of(j);
-    for (int64_t r = 0; r < a.rows_of(i); ++r) {
-      T* row = tile + r * kTile;
-      const T square = a_squares[r];
-      int64_t close = 0;
-#pragma omp simd reduction(+ : close)
-      for (int64_t c = 0; c < columns; ++c) {
-        const T sum = square + b_squares[c];
-        row[c] = sum - 2 * row[c];
-        close += row[c] < near * sum;
-      }
-      for (int64_t c = 0; c < columns && close > 0; ++c) {
-        if (row[c] < near * (square + b_squares[c])) {
-          row[c] = exact_square(i * kTile + r, j * kTile + c);
-          --close;
-        }
-      }
-      if (measure_ == Measure::squared_distance) {
-        continue;
-      }
-      const T sign = measure_ == Measure::negative_distance ? T(-1) : T(1);
-#pragma omp simd
-      for (int64_t c = 0; c < columns; ++c) {
-        row[c] = sign * std::sqrt(row[c]);
-      }
-    }
-  }
-
-  T exact_square(int64_t i, int64_t j) const {
-    T sum = 0;
-    for (int64_t k = 0; k < sets_.anchors.depth; ++k) {
-      const T difference = sets_.anchors.value(i, k) - sets_.others().value(j, k);
-      sum += difference * difference;
-    }
-    return sum;
-  }
-
   const Sets<T>& sets_;
   Measure measure_;
   std::vector<int64_t> first_, begin_;
