@@ -2,7 +2,8 @@
 // other's gradients, and multiplied with the rows while it is in cache.
 #pragma once
 
-#include "pair_smooth.h"
+#include "pair_job.h"
+#include "pair_roles.h"
 
 namespace robustdml::pairs {
 

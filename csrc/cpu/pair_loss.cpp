@@ -1,6 +1,9 @@
 // Losses of pairs and triplets on the CPU, without a tensor of all pairs: similarities are made in tiles that stay in
 // cache, once for both triangles where a set is compared with itself, and made again in the backward pass.
 #include "pair_gradient.h"
+#include "pair_log_sums.h"
+#include "pair_multi_similarity.h"
+#include "pair_singles.h"
 #include "pair_triplets.h"
 
 namespace robustdml {

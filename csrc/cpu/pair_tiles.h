@@ -86,9 +86,11 @@ void number_labels(Side<T>& a, const int64_t* a_labels, Side<T>* b, const int64_
 // Brings rows [begin, begin + kTile) into all three layouts, scaled to unit length where asked.
 template <typename T, typename scalar_t>
 void pack_block(Side<T>& side, const scalar_t* rows, int64_t block, bool normalize) {
-  const int64_t begin = block * kTile, depth = side.depth;
+  const int64_t begin = block * kTile, depth = side.depth, rows_here = side.rows_of(block);
   constexpr int64_t width = kColumns<T>;
-  for (int64_t i = begin; i < begin + kTile; ++i) {
+  // Zeros as far as whole register blocks reach past the last row.
+  const int64_t end = begin + std::min(kTile, gemm::round_up(rows_here, width) + kRows);
+  for (int64_t i = begin; i < end; ++i) {
     const bool real = i < side.count;
     const scalar_t* x = real ? rows + side.order[i] * depth : nullptr;
     double scale = 1;
@@ -128,7 +130,7 @@ void pack_block(Side<T>& side, const scalar_t* rows, int64_t block, bool normali
     side.squares[i] = static_cast<T>(square);
   }
   auto transpose = [&](T* out, int panel_rows) {
-    for (int64_t first = begin; first < begin + kTile; first += panel_rows) {
+    for (int64_t first = begin; first < begin + rows_here; first += panel_rows) {
       T* panel = out + first * depth;
       for (int64_t k = 0; k < depth; k += width) {
         const T* from = side.columns.get() + (k / width * side.padded + first) * width;
