@@ -63,9 +63,17 @@ def limits(device: str) -> dict[str, float]:
 def measure(
     benchmark: Any, device: str, limits: dict[str, float], request: pytest.FixtureRequest
 ) -> Callable[..., None]:
-    """measure(group, variant, function, bytes=…): times `function` as one variant of a group."""
+    """measure(group, variant, function, bytes=…, operations=…): times `function` as one variant of a group."""
 
-    def run(group: str, variant: str, function: Callable[[], object], *, bytes: int = 0) -> None:
+    def run(
+        group: str,
+        variant: str,
+        function: Callable[[], object],
+        *,
+        bytes: int = 0,
+        operations: float = 0,
+        rounds: int = 15,
+    ) -> None:
         benchmark.group = group
 
         def job() -> None:
@@ -73,11 +81,14 @@ def measure(
             roofline.synchronize(device)
 
         job()  # compile and allocate outside the measurement
-        benchmark.pedantic(job, rounds=15, iterations=1, warmup_rounds=2)
+        benchmark.pedantic(job, rounds=rounds, iterations=1, warmup_rounds=min(2, rounds - 1))
         seconds = benchmark.stats.stats.min
         row = {"min_ms": 1e3 * seconds, "median_ms": 1e3 * benchmark.stats.stats.median}
         if bytes:
             row["share_of_copy_bandwidth"] = bytes / seconds / limits["copy_bytes_per_second"]
+        if operations:
+            # Of torch.mm in float32, which a product of our own may well exceed.
+            row["share_of_gemm_rate"] = operations / seconds / limits["gemm_float32_per_second"]
         benchmark.extra_info.update(row)
         _MEASURED.setdefault(group, {})[variant] = row
 
@@ -122,12 +133,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     write("  ".join(f"{name}: {value:.3g}" for name, value in _LIMITS.items()))
     for group, variants in _MEASURED.items():
         write(f"\n{group}")
-        ours = variants.get("ours", {}).get("min_ms")
+        ours = variants.get("ours", {}).get("median_ms")
         for name, row in variants.items():
             share = row.get("share_of_copy_bandwidth")
-            text = f"  {name:<34} {row['min_ms']:9.3f} ms"
-            text += f"   {row['min_ms'] / ours:5.2f} x ours" if ours else ""
+            text = f"  {name:<34} {row['median_ms']:9.3f} ms"
+            text += f"   {row['median_ms'] / ours:6.2f} x ours" if ours else ""
             text += f"   {100 * share:4.0f} % of copy bandwidth" if share else ""
+            rate = row.get("share_of_gemm_rate")
+            text += f"   {100 * rate:4.0f} % of torch.mm's rate" if rate else ""
             write(text)
     folder = config.getoption("--results")
     if folder:

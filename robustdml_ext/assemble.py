@@ -10,7 +10,17 @@ from torch import nn
 
 from robustdml_ext import data
 from robustdml_ext.attacks import PGD
-from robustdml_ext.losses import ArcFaceLoss, MultiSimilarityLoss
+from robustdml_ext.losses import (
+    ArcFaceLoss,
+    BinomialDevianceLoss,
+    ContrastiveLoss,
+    LiftedStructureLoss,
+    MultiSimilarityLoss,
+    NormalizedSoftmaxLoss,
+    NPairLoss,
+    ProxyAnchorLoss,
+    TripletLoss,
+)
 from robustdml_ext.methods import Adversarial, AdvPropD, MDProp, Method, Standard
 from robustdml_ext.models import Embedder, build_embedder
 from robustdml_ext.recipes import Recipe
@@ -77,6 +87,21 @@ LOSSES: dict[str, Callable[[Recipe, int], nn.Module]] = {
     ),
     "arcface": lambda recipe, classes: ArcFaceLoss(
         classes, recipe.embedding_dim, recipe.arcface_margin, recipe.arcface_scale, recipe.arcface_center_lr
+    ),
+    "contrastive": lambda recipe, classes: ContrastiveLoss(
+        recipe.contrastive_positive_margin, recipe.contrastive_negative_margin
+    ),
+    "triplet": lambda recipe, classes: TripletLoss(recipe.triplet_margin, recipe.triplet_mining),
+    "lifted": lambda recipe, classes: LiftedStructureLoss(recipe.lifted_margin),
+    "npair": lambda recipe, classes: NPairLoss(),
+    "binomial": lambda recipe, classes: BinomialDevianceLoss(
+        recipe.binomial_alpha, recipe.binomial_beta, recipe.binomial_eta
+    ),
+    "proxyanchor": lambda recipe, classes: ProxyAnchorLoss(
+        classes, recipe.embedding_dim, recipe.proxyanchor_alpha, recipe.proxyanchor_margin, recipe.proxy_lr_scale
+    ),
+    "normalizedsoftmax": lambda recipe, classes: NormalizedSoftmaxLoss(
+        classes, recipe.embedding_dim, recipe.softmax_temperature, recipe.proxy_lr_scale
     ),
 }
 

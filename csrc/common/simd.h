@@ -99,7 +99,7 @@ struct Exponential<double> {
 // eˣ to about one unit in the last place. 0 where the result would be denormal, infinity past the largest number,
 // NaN for NaN.
 template <typename V>
-inline V exp(V x) {
+[[gnu::always_inline]] inline V exp(V x) {
   using T = element_t<V>;
   using C = Exponential<T>;
   using I = Vector<integer_t<T>>;
@@ -132,7 +132,7 @@ inline V exp(V x) {
 
 // log(1 + x) for 0 ≤ x ≤ 1, as 2·artanh(x / (2 + x)): exact in relative terms down to 0.
 template <typename V>
-inline V log1p(V x) {
+[[gnu::always_inline]] inline V log1p(V x) {
   using T = element_t<V>;
   constexpr int terms = sizeof(T) == 8 ? 17 : 9;
   const V z = x / (x + T(2)), square = z * z;

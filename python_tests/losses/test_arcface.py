@@ -48,6 +48,26 @@ def test_is_its_definition(size: int, dim: int, classes: int, margin: float, sca
         torch.testing.assert_close(gradient, correct, rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("shape", [(20, 30, 8), (112, 500, 64)])
+def test_agrees_with_pytorch_metric_learning(shape: tuple[int, int, int]) -> None:
+    peers = pytest.importorskip("pytorch_metric_learning.losses")
+    batch, classes, dim = shape
+    torch.manual_seed(0)
+    loss = ArcFaceLoss(classes, dim, margin=0.5, scale=64.0).double()
+    peer = peers.ArcFaceLoss(classes, dim, margin=math.degrees(0.5), scale=64).double()
+    with torch.no_grad():
+        peer.W.copy_(loss.centers.T)
+    embeddings = torch.randn(batch, dim, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(classes, (batch,))
+    ours, theirs = loss(embeddings, labels), peer(embeddings, labels)
+    torch.testing.assert_close(ours, theirs)
+    for a, b in zip(
+        torch.autograd.grad(ours, [embeddings, loss.centers]), torch.autograd.grad(theirs, [embeddings, peer.W]),
+        strict=True,
+    ):  # fmt: skip
+        torch.testing.assert_close(a, b if a.shape == embeddings.shape else b.T)
+
+
 def test_gradient() -> None:
     torch.manual_seed(0)
     loss = ArcFaceLoss(4, 3).double()
@@ -70,9 +90,14 @@ def test_margin_on_the_true_class_alone_makes_it_harder() -> None:
 
 
 def test_falls_with_the_angle_everywhere() -> None:
-    loss = ArcFaceLoss(1, 2).double()
+    # The other class stands upright on the plane of the angles: its logit is 0.
+    loss = ArcFaceLoss(2, 3, scale=1.0).double()
+    with torch.no_grad():
+        loss.centers.copy_(torch.tensor([[1.0, 0, 0], [0, 0, 1]]))
     angles = torch.linspace(0, math.pi, 2001, dtype=torch.float64)
-    assert (loss._with_margin(angles.cos()).diff() < 0).all()
+    embeddings = torch.stack([angles.cos(), angles.sin(), torch.zeros_like(angles)], 1)
+    losses = torch.stack([loss(row[None], torch.tensor([0])) for row in embeddings])
+    assert (losses.diff() > 0).all()
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

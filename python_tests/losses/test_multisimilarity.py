@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
+from written_out import Batch, assert_is_the_library_s, batches
 
 from robustdml_ext.losses import MultiSimilarityLoss
 
@@ -39,7 +40,7 @@ def oracle(
 
 
 @given(
-    size=st.integers(1, 14), dim=st.integers(1, 5), classes=st.integers(1, 6),
+    size=st.integers(1, 14), dim=st.integers(2, 5), classes=st.integers(1, 6),
     spread=st.sampled_from([0.01, 0.3, 3.0]),
     seed=st.integers(0, 10_000),
     constants=st.sampled_from([(2, 40, 0.5, 0.1), (1, 10, 0.2, 0.0), (5, 50, 0.9, 0.5)]),
@@ -61,6 +62,46 @@ def test_is_equations_14_and_15(
     (gradient,) = torch.autograd.grad(actual, embeddings)
     correct = torch.autograd.grad(expected, embeddings)[0] if expected.requires_grad else torch.zeros_like(gradient)
     torch.testing.assert_close(gradient, correct, atol=1e-9, rtol=1e-6)
+
+
+@given(batches(), st.sampled_from([(2, 40, 0.5, 0.1), (1, 10, 0.2, 0.0)]))
+def test_is_the_library_s_with_a_reference_too(batch: Batch, constants: tuple[float, float, float, float]) -> None:
+    pytest.importorskip("pytorch_metric_learning")
+    from pytorch_metric_learning.losses import MultiSimilarityLoss as Library
+    from pytorch_metric_learning.miners import MultiSimilarityMiner
+
+    assume(batch.embeddings.shape[1] > 1 and batch.self_offset is None)
+    alpha, beta, base, epsilon = constants
+
+    def library(embeddings: Tensor, labels: Tensor, **reference: Tensor) -> Tensor:
+        mined = MultiSimilarityMiner(epsilon)(embeddings, labels, **reference)
+        assume(any(len(index) > 1 for index in mined))  # one pair of each sort it takes for none
+        value: Tensor = Library(alpha, beta, base)(embeddings, labels, mined, **reference)
+        return value
+
+    assert_is_the_library_s(MultiSimilarityLoss(*constants), library, batch)
+
+
+def test_a_gathered_batch_leaves_anchors_out_of_their_own_pairs() -> None:
+    """Each process's loss over the gathered batch: their mean is the loss of the whole batch, as are the gradients."""
+    torch.manual_seed(0)
+    x, labels = torch.randn(12, 5, dtype=torch.float64, requires_grad=True), torch.arange(12) % 4
+    loss = MultiSimilarityLoss()
+    whole = loss(x, labels)
+    parts = [loss(x[i : i + 4], labels[i : i + 4], x, labels, self_offset=i) for i in (0, 4, 8)]
+    mean = torch.stack(parts).mean()
+    torch.testing.assert_close(mean, whole)
+    torch.testing.assert_close(*(torch.autograd.grad(each, x)[0] for each in (mean, whole)))
+
+
+def test_a_memory_in_another_precision() -> None:
+    torch.manual_seed(0)
+    x, memory, labels = torch.randn(6, 5), torch.randn(9, 5, requires_grad=True), torch.arange(9) % 3
+    half = x.bfloat16().requires_grad_()
+    actual = MultiSimilarityLoss()(half, labels[:6], memory, labels)
+    assert torch.equal(actual, MultiSimilarityLoss()(half.detach().float(), labels[:6], memory, labels))
+    gradients = torch.autograd.grad(actual, (half, memory))
+    assert gradients[0].dtype == torch.bfloat16 and gradients[1].dtype == torch.float32
 
 
 def test_gradient() -> None:
@@ -119,5 +160,7 @@ def test_errors_name_the_argument() -> None:
     ]:
         with pytest.raises(error, match=message):
             loss(embeddings, labels)
+    with pytest.raises(ValueError, match="reference_labels"):
+        loss(torch.zeros(3, 2), torch.arange(3), torch.zeros(4, 2))
     with pytest.raises(ValueError, match="alpha"):
         MultiSimilarityLoss(alpha=0)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustdml_ext.losses.embeddings import check_batch, full_precision
+from robustdml_ext.losses.proxies import loss_against_proxies, random_proxies
 
 
 class ArcFaceLoss(nn.Module):
@@ -22,7 +20,7 @@ class ArcFaceLoss(nn.Module):
     Where θ + m exceeds π, cos(θ + m) would rise again and reward the worst embeddings; there the logit is
     cos θ − m·sin m instead, as in the authors' code, so that it falls with θ everywhere. At cos θ = ±1, where
     θ has no derivative, its share of the gradient is 0. Computed in float32 even under autocast (in float64
-    for float64 embeddings).
+    for float64 embeddings), by `ops.proxy_loss`: never a `[B, C]` tensor in memory.
 
     Attributes:
         centers: `[num_classes, embedding_dim]`, of any length; only their direction counts.
@@ -47,15 +45,13 @@ class ArcFaceLoss(nn.Module):
         center_lr: float = 5e-4,
     ) -> None:
         super().__init__()
-        if num_classes < 1 or embedding_dim < 1:
-            raise ValueError(f"num_classes, embedding_dim: expected >= 1, got {num_classes}, {embedding_dim}")
+        centers = random_proxies(num_classes, embedding_dim)
         if not 0 <= margin < math.pi:
             raise ValueError(f"margin: expected an angle in [0, π), got {margin}")
         if not scale > 0:
             raise ValueError(f"scale: expected a number above 0, got {scale}")
         self.num_classes, self.margin, self.scale, self.center_lr = num_classes, margin, scale, center_lr
-        # Uniform directions, of about unit length, so that the learning rate means the same for every D.
-        self.centers = nn.Parameter(torch.randn(num_classes, embedding_dim) / math.sqrt(embedding_dim))
+        self.centers = nn.Parameter(centers)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Scalar loss of embeddings `[B, D]` with labels int64 `[B]`.
@@ -64,26 +60,9 @@ class ArcFaceLoss(nn.Module):
             TypeError, ValueError: embeddings or labels of another type or shape, or (on the CPU) a label that
                 is no class.
         """
-        check_batch(embeddings, labels, self.centers.shape[1])
-        if labels.is_cpu:
-            lowest, highest = (int(bound) for bound in labels.aminmax())
-            if lowest < 0 or highest >= self.num_classes:
-                raise ValueError(f"labels: expected 0 to {self.num_classes - 1}, got {lowest} to {highest}")
-        with torch.autocast(embeddings.device.type, enabled=False):
-            unit = F.normalize(full_precision(embeddings), dim=1)
-            cosines = unit @ F.normalize(self.centers.to(unit.dtype), dim=1).T
-            true = cosines.gather(1, labels[:, None])
-            logits = cosines.scatter(1, labels[:, None], self._with_margin(true))
-            return F.cross_entropy(self.scale * logits, labels)
-
-    def _with_margin(self, cosine: Tensor) -> Tensor:
-        """cos(θ + m), continued beyond θ = π − m by what falls on."""
-        cosine = cosine.clamp(-1, 1)
-        smallest = torch.finfo(cosine.dtype).eps
-        sine = ((1 - cosine) * (1 + cosine)).clamp_min(smallest).sqrt()
-        widened = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
-        beyond = cosine - self.margin * math.sin(self.margin)
-        return torch.where(cosine > math.cos(math.pi - self.margin), widened, beyond)
+        return loss_against_proxies(
+            embeddings, self.centers, labels, kind="arcface", scale=self.scale, margin=self.margin
+        )
 
     def parameter_groups(self, base_lr: float) -> list[dict[str, Any]]:
         """Optimizer groups of the loss's own parameters: the centers, with their own learning rate."""

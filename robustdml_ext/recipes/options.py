@@ -69,9 +69,19 @@ class ModelOptions(OptionGroup):
 
 
 class LossOptions(OptionGroup):
-    """The metric loss and its constants (appendix C.1 of the MDProp paper)."""
+    """The metric loss and its constants."""
 
-    loss: Literal["multisimilarity", "arcface"] = option("multisimilarity", "Metric loss.")
+    loss: Literal[
+        "multisimilarity",
+        "arcface",
+        "contrastive",
+        "triplet",
+        "lifted",
+        "npair",
+        "binomial",
+        "proxyanchor",
+        "normalizedsoftmax",
+    ] = option("multisimilarity", "Metric loss.")
     multisimilarity_alpha: float = option(2.0, "α: sharpness over positive pairs.", gt=0)
     multisimilarity_beta: float = option(40.0, "β: sharpness over negative pairs.", gt=0)
     multisimilarity_base: float = option(0.5, "λ: the similarity that separates positive from negative.")
@@ -79,6 +89,20 @@ class LossOptions(OptionGroup):
     arcface_margin: float = option(0.5, "γ: additive angular margin, in radians.", ge=0)
     arcface_scale: float = option(16.0, "s: radius of the sphere that the logits live on.", gt=0)
     arcface_center_lr: float = option(5e-4, "Learning rate of the class centers.", gt=0)
+    contrastive_positive_margin: float = option(0.0, "Distance up to which a positive pair costs nothing.", ge=0)
+    contrastive_negative_margin: float = option(1.0, "Distance from which on a negative pair costs nothing.", ge=0)
+    triplet_margin: float = option(0.1, "m: by how much squared distances to negatives should be larger.", ge=0)
+    triplet_mining: Literal["all", "semihard", "hardest"] = option("all", "Which triplets of the batch count.")
+    lifted_margin: float = option(1.0, "α: distance that negatives are pushed to.", ge=0)
+    binomial_alpha: float = option(2.0, "α: sharpness.", gt=0)
+    binomial_beta: float = option(0.5, "β: the similarity that separates positive from negative.")
+    binomial_eta: float = option(25.0, "η: weight of negatives in the exponent.", gt=0)
+    proxyanchor_alpha: float = option(32.0, "α: sharpness.", gt=0)
+    proxyanchor_margin: float = option(0.1, "δ: margin, in cosine similarity.", ge=0)
+    softmax_temperature: float = option(0.05, "Temperature of the normalized softmax.", gt=0)
+    proxy_lr_scale: float = option(
+        100.0, "Learning rate of the proxies of proxyanchor and normalizedsoftmax, over the network's.", gt=0
+    )
 
 
 class AttackOptions(OptionGroup):

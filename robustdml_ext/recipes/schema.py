@@ -31,6 +31,10 @@ class RecipeError(ValueError):
     """A recipe that cannot be run as asked. The message names the option, what came and what was expected."""
 
 
+# Losses that compare the images of a batch with each other, and so need two of a class.
+PAIR_LOSSES = ("multisimilarity", "contrastive", "triplet", "lifted", "npair", "binomial")
+
+
 class Recipe(MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, LossOptions, ModelOptions, DataOptions):
     """All the options of one run; :func:`robustdml_ext.recipes.resolve` makes it with the right defaults."""
 
@@ -67,9 +71,9 @@ class Recipe(MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, 
                 "batch_size must hold at least 2 classes, so be at least twice samples_per_class; "
                 f"got {self.batch_size} and {self.samples_per_class}"
             )
-        if self.loss == "multisimilarity" and self.samples_per_class < 2:
+        if self.loss in PAIR_LOSSES and self.samples_per_class < 2:
             raise ValueError(
-                "samples_per_class must be at least 2 with the loss multisimilarity, "
+                f"samples_per_class must be at least 2 with the loss {self.loss}, "
                 f"which needs positive pairs; got {self.samples_per_class}"
             )
         if self.arch == "small" and self.weights == "imagenet":
