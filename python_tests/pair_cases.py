@@ -108,25 +108,22 @@ class Case:
         return replace(self, **{name: tensor.to(target) for name, tensor in moved.items() if tensor is not None})
 
     def disturbed(self, seed: int) -> tuple[Case, Callable[[Tensor], Tensor]]:
-        """The same loss by other roundings: points moved by less than one of them, dimensions (and rows) permuted.
+        """The same loss by other roundings: points moved by less than one of them, dimensions permuted.
 
         Returns:
-            The case, and what brings gradients of its embeddings back into order.
+            The case, and what brings gradients back into order.
         """
         generator = torch.Generator().manual_seed(seed)
         dims = torch.randperm(self.embeddings.shape[1], generator=generator)
-        rows = torch.arange(len(self.labels))
-        if self.self_offset is None:  # else own rows stay beside their anchors
-            rows = torch.randperm(len(self.labels), generator=generator)
 
         def moved(points: Tensor) -> Tensor:
             eps = torch.finfo(points.dtype).eps
             return points * (1 + eps * (torch.rand(points.shape, generator=generator, dtype=points.dtype) - 0.5))
 
-        other = replace(self, embeddings=moved(self.embeddings[rows][:, dims]), labels=self.labels[rows])
+        other = replace(self, embeddings=moved(self.embeddings[:, dims]))
         if self.reference is not None:
             other = replace(other, reference=moved(self.reference[:, dims]))
-        return other, lambda gradient: gradient[rows.argsort()][:, dims.argsort()]
+        return other, lambda gradient: gradient[:, dims.argsort()]
 
     def points(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Anchors and what they are compared with, in float64 and, where asked for, at unit length; both masks."""
@@ -137,34 +134,45 @@ class Case:
         return x, y, *masks(self.labels, self.reference_labels, -1 if self.self_offset is None else self.self_offset)
 
     def terms(self) -> tuple[float, float]:
-        """How large the terms are that the gradients of embeddings and reference sum up: they may cancel to little."""
+        """What a rounding is relative to in the gradients of embeddings and reference: sums that may cancel to little.
+
+        Each term, times what its own rounding is amplified by: the steepness of an exponent, the cancellation in the
+        distance of near points; times a quarter of the root of their number, as roundings add up at random.
+        """
         x, y, positive, negative = self.points()
         if not x.numel() or not y.numel():
             return 0.0, 0.0
         s = (x @ y.T).requires_grad_()
         arguments = (positive, negative, self.kind, self.parameters, self.reduction)
+        lengths = x.square().sum(1)[:, None] + y.square().sum(1)
+        squares = (lengths - 2 * s).clamp(min=1e-12)
+        distances = squares if self.squared else squares.sqrt()
         if self.kind in SIMILARITIES:
             loss = of_similarities(s, *arguments)
         else:
-            squares = (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * s).clamp(min=1e-12)
-            loss = of_distances(squares if self.squared else squares.sqrt(), *arguments, self.reference is None)
+            loss = of_distances(distances, *arguments, self.reference is None)
         if not loss.requires_grad:
             return 0.0, 0.0
-        weights = torch.autograd.grad(loss, s)[0].abs()
+        weights, steep = torch.autograd.grad(loss, s)[0].abs(), 0.0
+        if self.kind in ("binomial", "multi_similarity"):
+            alpha, beta, eta, *_ = self.parameters
+            steep = max(alpha, alpha * eta if self.kind == "binomial" else beta)
+        elif self.kind == "npair":
+            steep = 1.0
+        weights = weights * (1 + steep * s.detach().abs().max() / 4)
         of_x, of_y = weights @ y.abs(), weights.T @ x.abs()
         if self.kind not in SIMILARITIES:
             of_x, of_y = of_x + weights.sum(1)[:, None] * x.abs(), of_y + weights.sum(0)[:, None] * y.abs()
+            if not self.squared:
+                cancelled = weights * lengths / distances.detach()
+                of_x, of_y = of_x + cancelled.sum(1)[:, None], of_y + cancelled.sum(0)[:, None]
         if self.normalize:
-            of_x, of_y = (
-                (each * points.norm(dim=1, keepdim=True).pow(-1).nan_to_num(posinf=0))
-                for each, points in (
-                    (of_x, self.embeddings),
-                    (of_y, self.reference if self.reference is not None else x),
-                )
-            )
+            of_x = of_x * _inverse(self.embeddings)
+            of_y = of_y * _inverse(self.embeddings if self.reference is None else self.reference)
         if self.reference is None:
             of_x = of_y = of_x + of_y
-        return of_x.max().item(), of_y.max().item()
+        many = max(1, max(s.shape) ** 0.5 / 4)
+        return many * of_x.max().item(), many * of_y.max().item()
 
     def decisions(self) -> Tensor:
         """How far, in similarity or distance, everything that is decided lies from being decided otherwise: `[K]`."""
@@ -198,6 +206,12 @@ class Case:
             found += [(excess + margin).flatten().abs()]
             found += [excess.flatten().abs()] if self.kind == "triplet_semihard" else []
         return torch.cat(found)
+
+
+def _inverse(points: Tensor) -> Tensor:
+    """1/norm of each row, 0 for rows of zeros: `[B, 1]`."""
+    norms = points.norm(dim=1, keepdim=True)
+    return torch.where(norms > 0, 1 / norms, 0.0)
 
 
 def separated(case: Case) -> bool:

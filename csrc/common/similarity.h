@@ -2,9 +2,9 @@
 // pass, another device or another tiling finds the same mask without one being stored.
 //
 // Philox4x32-10 (Salmon et al. 2011) gives each row of either side its own random words. A pair's word is a mix of the
-// sum of its two sides' words. For one embedding the words of all prototypes are thus a bijection of Philox's, exactly as
-// independent as those, and likewise for one prototype; only pairs that close a cycle (b, c), (b', c), (b', c'), (b, c')
-// rely on the mix. That takes 9 operations a word where Philox takes 25.
+// sum of its two sides' words. For one embedding the words of all prototypes are thus a bijection of Philox's, exactly
+// as independent as those, and likewise for one prototype; only pairs that close a cycle (b, c), (b', c), (b', c'),
+// (b, c') rely on the mix. That takes 9 operations a word where Philox takes 25.
 #pragma once
 
 #include "host_device.h"

@@ -40,8 +40,8 @@ struct Plan {
 
   Plan(int64_t embeddings, int64_t classes, int64_t depth) : embeddings(embeddings), classes(classes), depth(depth) {
     tiles = std::max<int64_t>((embeddings + kMostEmbeddings - 1) / kMostEmbeddings, 1);
-    tile = round_up((embeddings + tiles - 1) / tiles, kRows);
-    tiles = std::max<int64_t>((embeddings + tile - 1) / std::max<int64_t>(tile, 1), 1);
+    tile = std::max<int64_t>(round_up((embeddings + tiles - 1) / tiles, kRows), kRows);
+    tiles = (embeddings + tile - 1) / tile;
     // Few classes make smaller blocks, so that there are some for every thread.
     const int64_t share = (classes + kMostGroups - 1) / kMostGroups;
     block = std::clamp<int64_t>(round_up(share, kClasses / 2), kClasses / 2, kClasses);

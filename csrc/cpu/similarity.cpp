@@ -1,5 +1,5 @@
-// Scores of all pairs under the learned similarity: Σ_h w_h · dropout(leaky(P_ch + E_bh)), with a block of pairs' sums and
-// mask words in registers while the hidden units stream past. No tensor over pairs and units.
+// Scores of all pairs under the learned similarity: Σ_h w_h · dropout(leaky(P_ch + E_bh)), with a block of pairs' sums
+// and mask words in registers while the hidden units stream past. No tensor over pairs and units.
 #include "similarity.h"
 
 namespace robustdml {
@@ -128,7 +128,8 @@ Tensor scores(
     int64_t dropped) {
   check("similarity", embeddings, prototypes, weight, seed, dropped);
   STD_TORCH_CHECK(
-      bias.numel() == 1 && bias.scalar_type() == weight.scalar_type(), "similarity: expected one bias of the weight's dtype");
+      bias.numel() == 1 && bias.scalar_type() == weight.scalar_type(),
+      "similarity: expected one bias of the weight's dtype");
   const Tensor e = widened(embeddings), c = widened(prototypes), w = as_contiguous(weight);
   Tensor out = new_empty_like_type(e, {e.size(0), c.size(0)}, e.scalar_type());
   dispatch_wide(e.scalar_type(), [&](auto zero) {

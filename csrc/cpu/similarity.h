@@ -1,5 +1,6 @@
-// The two sides of the learned similarity as its CPU kernels see them. One side's items lie in the lanes of vectors, the
-// other's are taken row by row: x = P + E and its dropout are symmetric in the two, so the larger side takes the lanes.
+// The two sides of the learned similarity as its CPU kernels see them. One side's items lie in the lanes of vectors,
+// the other's are taken row by row: x = P + E and its dropout are symmetric in the two, so the larger side takes the
+// lanes.
 #pragma once
 
 #include "../common/parallel.h"

@@ -1,5 +1,5 @@
-// Gradients of the learned similarity. With t = g · keep · leaky'(x), all three are sums of t: over c for dE, over b for dP,
-// both times w_h; and dw_h = Σ t · x = Σ_b E_bh Σ_c t + Σ_c P_ch Σ_b t needs no pass of its own.
+// Gradients of the learned similarity. With t = g · keep · leaky'(x), all three are sums of t: over c for dE, over b for
+// dP, both times w_h; and dw_h = Σ t · x = Σ_b E_bh Σ_c t + Σ_c P_ch Σ_b t needs no pass of its own.
 //
 // A task owns one mask word's 32 units of everything, so no sum is shared between tasks. Its mask words of a few rows
 // against a strip of lanes are made once and stay in L1 for the 32 units.
@@ -27,8 +27,8 @@ inline T sum_of(simd::Vector<T> value) {
 }
 
 // For one row block and a strip of `width` lanes: adds Σ_rows t to lane_sums [units][width] and Σ_lanes t to
-// row_sums[r·kUnits + h]. rows: [kRows][units] at stride kUnits. lanes: [units][width]. grad: [width / lanes][kRows][lanes],
-// kept: likewise.
+// row_sums[r·kUnits + h]. rows: [kRows][units] at stride kUnits. lanes: [units][width]. grad:
+// [width / lanes][kRows][lanes], kept: likewise.
 template <typename T, bool dropped>
 __attribute__((noinline)) void add_block(
     const T* rows, const T* lanes, const T* grad, const word_t<T>* kept, T slope, int64_t units, int64_t width,

@@ -1,5 +1,6 @@
-// Scores of all pairs under the learned similarity on CUDA. A block takes 32 × 32 pairs; four groups of 64 threads share
-// the hidden units, each thread keeping the sums and mask words of 4 × 4 pairs in registers, and meet once at the end.
+// Scores of all pairs under the learned similarity on CUDA. A block takes 32 × 32 pairs; four groups of 64 threads
+// share the hidden units, each thread keeping the sums and mask words of 4 × 4 pairs in registers, and meet once at the
+// end.
 #include "similarity.cuh"
 
 namespace robustdml {

@@ -1,9 +1,9 @@
-// Gradients of the learned similarity on CUDA. With t = g · keep · leaky'(x), dE is w times the sum of t over prototypes and
-// dP over embeddings: one kernel, run once for each side. dw_h = Σ t · x = Σ_b E_bh Σ_c t + Σ_c P_ch Σ_b t comes from the
-// same sums.
+// Gradients of the learned similarity on CUDA. With t = g · keep · leaky'(x), dE is w times the sum of t over prototypes
+// and dP over embeddings: one kernel, run once for each side. dw_h = Σ t · x = Σ_b E_bh Σ_c t + Σ_c P_ch Σ_b t comes from
+// the same sums.
 //
-// A block takes 16 rows of its side and the 32 hidden units of one mask word, one a lane, and goes through the other side
-// 32 items at a time; a pair's mask word is made once for all 32 units and read by all lanes.
+// A block takes 16 rows of its side and the 32 hidden units of one mask word, one a lane, and goes through the other
+// side 32 items at a time; a pair's mask word is made once for all 32 units and read by all lanes.
 #include "similarity.cuh"
 
 namespace robustdml {

@@ -42,9 +42,9 @@ def assert_is_the_equation(
     plain = [in_plain_pytorch(case.to(dtype), slope)]
     for k in range(3):
         other, restore = case.to(torch.promote_types(dtype, torch.float32)).disturbed(k)
-        loss, gradient, of_reference = in_plain_pytorch(other, slope)
-        plain.append((loss, restore(gradient).to(dtype), of_reference))
-    plain_loss, plain_gradient = (worst([each[k] for each in plain], exact[k]) for k in (0, 1))
+        loss, *gradients = in_plain_pytorch(other, slope)
+        plain.append((loss, *(restore(gradient).to(dtype) for gradient in gradients)))
+    plain_loss, of_x, of_y = (worst([each[k] for each in plain], exact[k]) for k in range(3))
 
     moved = case.to(dtype).to(device)
     x = in_layout(moved.embeddings, layout).detach().requires_grad_()
@@ -57,10 +57,10 @@ def assert_is_the_equation(
     # The terms are summed in float32 or float64, and only their sum is rounded to half precision.
     share = slope * torch.finfo(loss.dtype).eps / torch.finfo(dtype).eps
     terms = [share * each for each in case.terms()]
-    assert_as_good_as(x.grad, plain_gradient, exact[1], terms=terms[0], what="gradient of the embeddings")
+    assert_as_good_as(x.grad, of_x, exact[1], terms=terms[0], what="gradient of the embeddings")
     if y is not None:
         assert y.grad is not None and y.grad.dtype == dtype
-        assert_as_good_as(y.grad, plain[0][2], exact[2], terms=terms[1], what="gradient of the reference")
+        assert_as_good_as(y.grad, of_y, exact[2], terms=terms[1], what="gradient of the reference")
 
 
 def worst(results: list[Tensor], exact: Tensor) -> Tensor:

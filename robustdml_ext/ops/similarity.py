@@ -38,7 +38,9 @@ def similarity_reference(
     compute = _compute_type(embeddings)
     x = embeddings.to(compute)[:, None] + prototypes.to(compute)[None]
     active = torch.where(x > 0, x, slope * x) * _kept(embeddings, prototypes, seed, dropped)
-    return active @ weight + bias.reshape(())
+    # No matrix product: autocast would round it to half precision.
+    scores: Tensor = (active * weight).sum(2) + bias.reshape(())
+    return scores
 
 
 def similarity_backward_reference(
