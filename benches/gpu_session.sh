@@ -17,16 +17,16 @@ step() { # NAME SECONDS COMMAND...
   table+=("$(printf '%-22s %-12s %4d s   %s' "$name" "$result" $((SECONDS - start)) "$(grep -E 'passed|failed|ERROR SUMMARY' "$out/$name.log" | tail -n 1)")")
 }
 python -m robustdml_ext.run doctor
-step tests 150 python -m pytest python_tests -q
+step tests 200 python -m pytest python_tests -q
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
 if [ -x "$sanitizer" ]; then
   # A few examples of each property are enough here: the tools slow every launch down fifty times.
   export HYPOTHESIS_PROFILE=few
-  step memcheck 110 "$sanitizer" --tool memcheck --error-exitcode 9 python -m pytest python_tests/ops -q -k "not compile and not opcheck"
-  step racecheck 110 "$sanitizer" --tool racecheck --error-exitcode 9 python -m pytest python_tests/ops -q -k "segment or definition or equation"
+  step memcheck 90 "$sanitizer" --tool memcheck --error-exitcode 9 python -m pytest python_tests/ops -q -k "not compile and not opcheck"
+  step racecheck 60 "$sanitizer" --tool racecheck --error-exitcode 9 python -m pytest python_tests/ops -q -k "segment or definition or equation"
   unset HYPOTHESIS_PROFILE
 else
   table+=("compute-sanitizer      not found")
 fi
-step benches 120 python -m pytest benches --device cuda --results "$out" -q
+step benches 125 python -m pytest benches --device cuda --results "$out" -q
 printf '\n%s\n' "${table[@]}"

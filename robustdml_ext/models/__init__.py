@@ -5,6 +5,7 @@ from robustdml_ext.models.convert import convert_norms, to_plain
 from robustdml_ext.models.embedder import Embedder
 from robustdml_ext.models.fusion import fused_forward
 from robustdml_ext.models.norm import DistributionNorm, NormContext
+from robustdml_ext.models.similarity import SimilarityNetwork
 from robustdml_ext.models.small import SmallNet
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "DistributionNorm",
     "Embedder",
     "NormContext",
+    "SimilarityNetwork",
     "SmallNet",
     "build_embedder",
     "convert_norms",
