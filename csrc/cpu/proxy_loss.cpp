@@ -1,68 +1,15 @@
 // Losses of embeddings against class proxies: neither pass holds more of the [B, C] cosines than a tile.
 //
-// Every task takes a group of classes. The forward pass keeps, for each embedding or each class, what its log Σ exp needs;
-// the backward pass makes the cosines anew, turns them into gradients and multiplies at once. A block of classes is then
-// read once and its gradient written once; gradients of the embeddings are summed a group and added up in order.
-#include "proxy_loss_rules.h"
+// Every task takes a group of classes. The forward pass keeps, for each embedding or each class, what its log Σ exp
+// needs; the backward pass makes the cosines anew.
+#include "proxy_loss_backward.h"
 
-#include <optional>
 #include <string>
 
 namespace robustdml {
 namespace {
 
 using namespace proxy;
-
-// Multiply-adds that are worth a thread of their own.
-constexpr int64_t kWorth = int64_t{1} << 18;
-
-// run(begin, end) over tasks, with scratch memory of its own for every thread that takes some.
-template <typename Run>
-void run_tasks(int64_t count, int64_t work, const Run& run) {
-  if (count <= 1 || work < 2 * kWorth) {
-    run(0, count);
-  } else {
-    torch::stable::parallel_for(0, count, std::max<int64_t>(1, count * kWorth / work), run);
-  }
-}
-
-template <typename scalar_t>
-struct Problem {
-  using T = accumulate_t<scalar_t>;
-  Plan plan;
-  const scalar_t* embeddings; // [B, D]
-  const scalar_t* proxies;    // [C, D]
-  const int64_t* labels;      // [B]
-  Kind kind;
-  double scale, margin;
-
-  int64_t work() const {
-    return plan.embeddings * plan.classes * (plan.depth + 16);
-  }
-
-  // each(group, classes, tile index, tile, columns) for the tiles of groups [begin, end), a block of classes at a time;
-  // `opens` and `closes` are called before and after a block.
-  template <typename Open, typename Each, typename Close>
-  void blocks(
-      const Embeddings<T>& unit, int64_t begin, int64_t end, const Open& opens, const Each& each,
-      const Close& closes) const {
-    Classes<T> classes(plan.depth);
-    Buffer<T> tile(kClasses * kStride);
-    tile.fill(T(0));
-    for (int64_t group = begin; group < end; ++group) {
-      for (int64_t first = plan.begin_of_group(group); first < plan.begin_of_group(group + 1); first += plan.block) {
-        classes.read(proxies, first, std::min(plan.block, plan.begin_of_group(group + 1) - first));
-        opens(group, classes);
-        for (int64_t t = 0; t * plan.tile < unit.count; ++t) {
-          const int64_t columns = std::min(plan.tile, unit.count - t * plan.tile);
-          classes.products(unit.tile_at(t), columns, tile.get());
-          each(group, classes, t, tile.get(), columns);
-        }
-        closes(group, classes);
-      }
-    }
-  }
-};
 
 // ------------------------------------------------------------------------------------------------------------ forward
 
@@ -154,132 +101,6 @@ double anchor_forward(const Problem<scalar_t>& p, const Embeddings<T>& unit, T* 
   }
   return all.pull / static_cast<double>(all.present) + all.push / static_cast<double>(plan.classes);
 }
-
-// ----------------------------------------------------------------------------------------------------------- backward
-
-// Gradients of a chunk of the embeddings, and its share of the proxies' gradients.
-template <typename scalar_t>
-struct Backward {
-  using T = accumulate_t<scalar_t>;
-  const Problem<scalar_t>& problem;
-  const T* statistics;
-  T gradient;
-  int64_t present;            // classes with an embedding
-  scalar_t* to_embeddings;    // [B, D], or null
-  scalar_t* to_proxies;       // [C, D], or null
-
-  // `sums`: gradients of blocks kept from chunk to chunk, null where there is one chunk.
-  void chunk(int64_t first, int64_t count, bool opens, bool closes, T* sums) const {
-    const Plan& plan = problem.plan;
-    const Embeddings<T> unit(plan, problem.embeddings, first, count, true);
-    const int64_t columns = round_up(plan.depth, kColumns<T>);
-    const int64_t partial = unit.padded * columns, of_block = kClasses * columns;
-    Buffer<T> partials(to_embeddings ? plan.groups * partial : 0);
-    const bool softmax = problem.kind != Kind::proxy_anchor;
-    // The embeddings' statistics, in the places of their tiles.
-    const int64_t places = round_up(count, plan.tile) / plan.tile * kStride;
-    Buffer<T> pool(softmax ? 2 * places : 0);
-    for (int64_t i = 0; softmax && i < 2 * places; ++i) {
-      const int64_t row = first + i % places / kStride * plan.tile + i % kStride;
-      const bool there = i % kStride < plan.tile && row < first + count;
-      pool[i] = there ? statistics[i / places * plan.embeddings + row] : T(0);
-    }
-    const Softmax<T> rows(problem.kind, problem.scale, problem.margin);
-    const ProxyAnchor<T> anchors(problem.scale, problem.margin);
-    const double slope = static_cast<double>(gradient) * problem.scale;
-    const T row_weight = static_cast<T>(slope / static_cast<double>(plan.embeddings));
-    const T pull_weight = static_cast<T>(slope / static_cast<double>(present));
-    const T push_weight = static_cast<T>(slope / static_cast<double>(plan.classes));
-
-    run_tasks(plan.groups, 3 * problem.work(), [&](int64_t begin, int64_t end) {
-      Buffer<T> directions(of_block), own(to_proxies && !sums ? of_block : 0);
-      for (int64_t group = begin; to_embeddings && group < end; ++group) {
-        std::fill_n(partials.get() + group * partial, partial, T(0));
-      }
-      auto to_block = [&](const Classes<T>& classes) {
-        return sums ? sums + classes.begin / plan.block * of_block : own.get();
-      };
-      problem.blocks(
-          unit, begin, end,
-          [&](int64_t, const Classes<T>& classes) {
-            for (int64_t c = 0; c < classes.count; ++c) {
-              pack_unit_row(classes.row(c), classes.inverse[c], c, kClasses, plan.depth, directions.get());
-            }
-            if (to_proxies && opens) {
-              std::fill_n(to_block(classes), of_block, T(0));
-            }
-          },
-          [&](int64_t group, const Classes<T>& classes, int64_t t, T* tile, int64_t width) {
-            const int64_t row = t * plan.tile;
-            const int64_t* labels = problem.labels + first + row;
-            if (softmax) {
-              rows.differentiate(
-                  tile, width, classes, labels, pool.get() + t * kStride, pool.get() + places + t * kStride,
-                  row_weight);
-            } else {
-              anchors.differentiate(
-                  tile, width, classes, labels, statistics + classes.begin,
-                  statistics + plan.classes + classes.begin, pull_weight, push_weight);
-            }
-            if (to_proxies) {
-              gemm::add_weighted<T, kStride, false>(
-                  tile, classes.count, width, unit.columns.get() + row * kColumns<T>, unit.padded,
-                  to_block(classes), kClasses, plan.depth);
-            }
-            if (to_embeddings) {
-              gemm::add_weighted<T, kStride, true>(
-                  tile, width, classes.count, directions.get(), kClasses,
-                  partials.get() + group * partial + row * kColumns<T>, unit.padded, plan.depth);
-            }
-          },
-          [&](int64_t, const Classes<T>& classes) {
-            for (int64_t c = 0; to_proxies && closes && c < classes.count; ++c) {
-              finish_row(
-                  directions.get(), kClasses, to_block(classes), kClasses, c, classes.inverse[c], plan.depth,
-                  to_proxies + (classes.begin + c) * plan.depth);
-            }
-          });
-    });
-    if (to_embeddings) {
-      add_up(unit, partials.get(), partial, first);
-    }
-  }
-
-  void add_up(const Embeddings<T>& unit, T* partials, int64_t partial, int64_t first) const {
-    const Plan& plan = problem.plan;
-    parallel_tasks(unit.count, plan.groups * plan.depth, [&](int64_t i) {
-      for (int64_t k = 0; k < plan.depth; k += kColumns<T>) {
-        T* total = partials + gemm::column_panel_index<T>(unit.padded, i, k);
-        for (int64_t group = 1; group < plan.groups; ++group) {
-#pragma omp simd
-          for (int64_t j = 0; j < kColumns<T>; ++j) {
-            total[j] += total[group * partial + j];
-          }
-        }
-      }
-      finish_row(
-          unit.columns.get(), unit.padded, partials, unit.padded, i, unit.inverse[i], plan.depth,
-          to_embeddings + (first + i) * plan.depth);
-    });
-  }
-
-  void run() const {
-    const Plan& plan = problem.plan;
-    const int64_t row = plan.groups * round_up(plan.depth + 1, kColumns<T>) * static_cast<int64_t>(sizeof(T));
-    const int64_t chunk_rows = std::max<int64_t>(kPartialBytes / row / plan.tile, 4) * plan.tile;
-    if (plan.embeddings == 0 && to_proxies) {
-      std::fill_n(to_proxies, plan.classes * plan.depth, scalar_t(0.0f));
-    }
-    Buffer<T> sums;
-    if (chunk_rows < plan.embeddings && to_proxies) {
-      sums = Buffer<T>(plan.blocks * kClasses * round_up(plan.depth, kColumns<T>));
-    }
-    for (int64_t first = 0; first < plan.embeddings; first += chunk_rows) {
-      const int64_t count = std::min(chunk_rows, plan.embeddings - first);
-      chunk(first, count, first == 0, first + count == plan.embeddings, sums.size() ? sums.get() : nullptr);
-    }
-  }
-};
 
 // ------------------------------------------------------------------------------------------------------ the operators
 

@@ -2,8 +2,8 @@
 // and blocks of classes read straight from the proxies.
 //
 // A block of classes is worked on whole while it is in cache: its cosines to a tile of embeddings, the loss's own pass
-// over them, and the products with them. The cosines take the proxies as they lie, 12 rows side by side, and are divided
-// by the norms afterwards: packing C·D numbers would take longer than it saves.
+// over them, and the products with them. The cosines take the proxies as they lie, kRows rows side by side, and are
+// divided by the norms afterwards: packing C·D numbers would take longer than it saves.
 #pragma once
 
 #include "../common/proxy_loss.h"
@@ -126,8 +126,8 @@ struct Embeddings {
   }
 };
 
-// tile[i·kStride + j] = ⟨left row i, right row j⟩ for kRows rows at `stride` of each other and `vectors` vectors of a
-// row panel.
+// tile[i·kStride + j] = ⟨left row i, right row j⟩ for kRows rows at `stride` of each other and `vectors` vectors of
+// a row panel.
 template <typename T, int vectors>
 inline void inner_block(const T* left, int64_t stride, const T* right, T* tile, int64_t depth) {
   using V = simd::Vector<T>;
@@ -219,7 +219,8 @@ class Classes {
   Buffer<T> wide_, last_;
 };
 
-// (d − u·⟨u, d⟩)/‖x‖: the gradient towards x of what has gradient d towards the unit vector u. Rows of column panels.
+// (d − u·⟨u, d⟩)/‖x‖: the gradient towards x of what has gradient d towards the unit vector u. Both are rows of
+// column panels.
 template <typename T, typename scalar_t>
 void finish_row(
     const T* unit, int64_t unit_rows, const T* gradient, int64_t gradient_rows, int64_t i, T inverse, int64_t depth,

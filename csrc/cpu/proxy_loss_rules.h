@@ -1,5 +1,5 @@
-// What each proxy loss does with a tile of products while it is in cache: what it keeps of it, and the gradient it turns
-// it into. Tiles are [class][embedding]; an embedding's own class is one entry a column, worked on alone.
+// What each proxy loss does with a tile of products while it is in cache: what it keeps of it, and the gradient it
+// turns it into. Tiles are [class][embedding]; an embedding's own class is one entry a column, worked on alone.
 #pragma once
 
 #include "proxy_loss.h"
@@ -9,7 +9,8 @@
 
 namespace robustdml::proxy {
 
-// Calls body(embedding of the tile, class of the block, its entry of the tile) where an embedding's class is among these.
+// Calls body(embedding of the tile, class of the block, its entry of the tile) where an embedding's class is among
+// these.
 template <typename T, typename Body>
 void for_targets(const int64_t* labels, int64_t columns, const Classes<T>& classes, T* tile, const Body& body) {
   for (int64_t j = 0; j < columns; ++j) {

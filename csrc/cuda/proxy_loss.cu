@@ -57,7 +57,8 @@ class Pass {
   Pass(const Arguments& arguments, const Device& device)
       : a(arguments), device(device), unit(a.empty({a.batch, a.depth})), inverse(a.empty({a.batch})) {
     const int64_t row = std::max<int64_t>({a.batch, a.depth, 1}) * static_cast<int64_t>(sizeof(T));
-    strip_classes = std::min(std::max(kStripBytes / row / kRun * kRun, kFewestClasses), std::max<int64_t>(a.classes, 1));
+    const int64_t most = std::max(kStripBytes / row / kRun * kRun, kFewestClasses);
+    strip_classes = std::min(most, std::max<int64_t>(a.classes, 1));
     directions = a.empty({strip_classes, a.depth});
     inverse_proxies = a.empty({strip_classes});
     buffer = a.empty({strip_classes * a.batch});
@@ -105,7 +106,9 @@ class Pass {
         mutable_data<T>(loss), nullptr, a.pooled(), a.anchor);
   }
 
-  void backward(const Tensor& gradient, const Tensor& statistics, const Tensor* to_embeddings, const Tensor* to_proxies) {
+  // to_embeddings, to_proxies: null where that gradient is not wanted.
+  void backward(
+      const Tensor& gradient, const Tensor& statistics, const Tensor* to_embeddings, const Tensor* to_proxies) {
     if (a.anchor) {
       launch(
           device, total<T>, 1, 1, dim3(kTotalThreads), data<T>(statistics), data<int32_t>(present), nullptr,

@@ -1,6 +1,6 @@
-// The kernels between the matrix products of the proxy losses. They work on a strip: the cosines of all embeddings with
-// some neighboring classes, a row an embedding for softmax losses and a row a class for proxy-anchor, so that what is
-// summed over lies in a row. A warp takes a run of a row; sums of runs are added in order.
+// The kernels between the matrix products of the proxy losses. They work on a strip: the cosines of all embeddings
+// with some neighboring classes, a row an embedding for softmax losses and a row a class for proxy-anchor, so that what
+// is summed over lies in a row. A warp takes a run of a row; sums of runs are added in order.
 #pragma once
 
 #include "../common/cuda.h"
@@ -25,8 +25,8 @@ __device__ __forceinline__ int64_t warp_index() {
 
 // u = x/‖x‖ of every row and 1/‖x‖; a warp a row.
 template <typename scalar_t, typename T>
-__global__ void __launch_bounds__(kThreads)
-    unit_rows(const scalar_t* __restrict__ rows, T* __restrict__ unit, T* __restrict__ inverse, int64_t count, int64_t depth) {
+__global__ void __launch_bounds__(kThreads) unit_rows(
+    const scalar_t* __restrict__ rows, T* __restrict__ unit, T* __restrict__ inverse, int64_t count, int64_t depth) {
   const int64_t row = warp_index();
   if (row >= count) {
     return; // a whole warp: a row of the block is one
@@ -125,7 +125,8 @@ __device__ __forceinline__ Sum<T> sum_of_run(const Counts& counts, const Value& 
 }
 
 // Sums of the other classes' logits, a run a warp: others [rows, stride], at `offset`. Softmax: own [B] is each
-// embedding's cosine with its own class. Proxy-anchor: pulls [rows, stride] are the sums over a class's own embeddings.
+// embedding's cosine with its own class. Proxy-anchor: pulls [rows, stride] are the sums over a class's own
+// embeddings.
 template <bool anchor, typename T>
 __global__ void __launch_bounds__(kThreads)
     collect(const Strip<T> s, Sum<T>* others, Sum<T>* pulls, T* own, int64_t stride, int64_t offset) {
@@ -155,7 +156,8 @@ __global__ void __launch_bounds__(kThreads)
     Sum<T> pull{kLowest<T>, 0};
     if (__any_sync(kAllLanes, owned != 0)) {
       // −α(s − δ)
-      pull = sum_of_run<T>([&](int i) { return owned >> i & 1u; }, [&](int i) { return s.shift - s.scale * cosines[i]; });
+      auto logit = [&](int i) { return s.shift - s.scale * cosines[i]; };
+      pull = sum_of_run<T>([&](int i) { return owned >> i & 1u; }, logit);
     }
     if (threadIdx.x == 0) {
       pulls[row * stride + offset + begin / kRun] = pull;
@@ -199,8 +201,8 @@ __global__ void __launch_bounds__(kThreads)
   if (row >= batch) {
     return; // a whole warp
   }
-  const T cosine = own[row];
-  const double logit = static_cast<double>(s.scale) * static_cast<double>(s.widens ? widen(s.margin, cosine).value : cosine);
+  const T cosine = s.widens ? widen(s.margin, own[row]).value : own[row];
+  const double logit = static_cast<double>(s.scale) * static_cast<double>(cosine);
   const double excess = pooled(others + row * runs, runs, false) - logit;
   const double loss = excess > 0 ? excess + log1p(exp(-excess)) : log1p(exp(excess));
   if (threadIdx.x == 0) {

@@ -104,6 +104,14 @@ def test_value_and_gradients_are_the_equations(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_many_classes(kind: str, device: str) -> None:
+    """So many that the CPU kernel's tasks have several blocks of classes each, with largest logits of their own."""
+    e, p = values((150, 6), torch.float32, device, 0), values((2500, 6), torch.float32, device, 1)
+    check(e, p, (torch.arange(150) * 16).to(device), kind, *CONSTANTS[kind])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("device", DEVICES)
 def test_gradients_of_parts_of_the_batch_add_up(kind: str, dtype: torch.dtype, device: str) -> None:
