@@ -133,6 +133,17 @@ class Case:
             x, y = (torch.nn.functional.normalize(each, dim=1, eps=1e-300) for each in (x, y))
         return x, y, *masks(self.labels, self.reference_labels, -1 if self.self_offset is None else self.self_offset)
 
+    def steepness(self) -> float:
+        """What a rounding of a similarity is amplified by, as part of an exponent."""
+        x, y, *_ = self.points()
+        if self.kind not in SIMILARITIES or not x.numel() or not y.numel():
+            return 1.0
+        slope = 1.0
+        if self.kind != "npair":
+            alpha, beta, eta, *_ = self.parameters
+            slope = max(alpha, alpha * eta if self.kind == "binomial" else beta)
+        return 1 + slope * (x @ y.T).abs().max().item() / 4
+
     def terms(self) -> tuple[float, float]:
         """What a rounding is relative to in the gradients of embeddings and reference: sums that may cancel to little.
 
@@ -153,13 +164,7 @@ class Case:
             loss = of_distances(distances, *arguments, self.reference is None)
         if not loss.requires_grad:
             return 0.0, 0.0
-        weights, steep = torch.autograd.grad(loss, s)[0].abs(), 0.0
-        if self.kind in ("binomial", "multi_similarity"):
-            alpha, beta, eta, *_ = self.parameters
-            steep = max(alpha, alpha * eta if self.kind == "binomial" else beta)
-        elif self.kind == "npair":
-            steep = 1.0
-        weights = weights * (1 + steep * s.detach().abs().max() / 4)
+        weights = torch.autograd.grad(loss, s)[0].abs() * self.steepness()
         of_x, of_y = weights @ y.abs(), weights.T @ x.abs()
         if self.kind not in SIMILARITIES:
             of_x, of_y = of_x + weights.sum(1)[:, None] * x.abs(), of_y + weights.sum(0)[:, None] * y.abs()

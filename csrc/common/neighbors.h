@@ -1,8 +1,10 @@
-// What "nearer" means, on the CPU and on CUDA: how scores are made of products, ordered, and turned into distances.
+// What "nearer" means, on the CPU and on CUDA: how scores are made of products, ordered, and turned into
+// distances.
 //
 // A pair's score is larger where it is nearer: ⟨x, y⟩ of unit rows for cosine distances, and for Euclidean ones
-// ⟨x, y⟩ − (|x|²/2 + |y|²/2) = −|x − y|²/2. Both are the same bits for (x, y) and (y, x), as long as products are: a
-// tile of scores serves the lists of its rows and of its columns, and equal rows tie and are at distance 0 exactly.
+// ⟨x, y⟩ − (|x|²/2 + |y|²/2) = −|x − y|²/2. Both are the same bits for (x, y) and (y, x), as long as products are:
+// a tile of scores serves the lists of its rows and of its columns, and equal rows tie and are at distance 0
+// exactly.
 #pragma once
 
 #include "host_device.h"
@@ -28,8 +30,8 @@ ROBUSTDML_HOST_DEVICE bool before(T score, Index index, T than_score, Index than
   return score > than_score || (score == than_score && index < than_index);
 }
 
-// The power of two that brings `largest` to about 1. Multiplying by it rounds nothing, equal distances stay equal, and
-// no square overflows or vanishes. Bounded so that it and its inverse are normal numbers.
+// The power of two that brings `largest` to about 1. Multiplying by it rounds nothing, equal distances stay equal,
+// and no square overflows or vanishes. Bounded so that it and its inverse are normal numbers.
 template <typename T>
 ROBUSTDML_HOST_DEVICE T scale_to_one(T largest) {
   constexpr int bound = std::numeric_limits<T>::max_exponent - 3;
@@ -52,7 +54,8 @@ ROBUSTDML_HOST_DEVICE T distance(T score, Measure measure, T scale) {
   return measure == Measure::euclidean ? sqrt(square) / scale : square / scale / scale;
 }
 
-// ------------------------------------------------------------------------------------------- an operator's arguments
+// ------------------------------------------------------------------------------------------- an operator's
+// arguments
 
 // Queries and, where it is another set, the gallery: checked and contiguous.
 struct Sets {
@@ -69,12 +72,14 @@ struct Sets {
       STD_TORCH_CHECK(
           g->dim() == 2 && g->size(1) == q.size(1) && g->scalar_type() == q.scalar_type() &&
               (!exclude || g->size(0) == q.size(0)),
-          "neighbors: expected a gallery [M, D] of the queries' D and dtype, and of their N where self is excluded");
+          "neighbors: expected a gallery [M, D] of the queries' D and dtype, and of their N where self is "
+          "excluded");
       gallery = as_contiguous(*g);
     }
     // Indices are kept as int32, and tiles reach past the last row.
     STD_TORCH_CHECK(
-        count() < std::numeric_limits<int32_t>::max() - 1024 && items().size(0) < std::numeric_limits<int32_t>::max() - 1024,
+        count() < std::numeric_limits<int32_t>::max() - 1024 &&
+            items().size(0) < std::numeric_limits<int32_t>::max() - 1024,
         "neighbors: too many rows");
   }
 
@@ -105,12 +110,12 @@ struct Sets {
 
 // Which items are of each query's class: members[begin[i]] … members[end[i] − 1], the lowest index first.
 struct Classes {
-  const int64_t* query_order; // [N], queries of one class side by side
-  const int64_t* members;     // [M], items of one class side by side
-  const int64_t *begin, *end; // [N]
+  const int64_t* query_order;  // [N], queries of one class side by side
+  const int64_t* members;      // [M], items of one class side by side
+  const int64_t *begin, *end;  // [N]
 };
 
 // What items_ahead gives where there is no item of the class.
 constexpr int64_t kNoneOfTheClass = std::numeric_limits<int64_t>::max();
 
-} // namespace robustdml::nearest
+}  // namespace robustdml::nearest

@@ -61,6 +61,8 @@ inline void check_arguments(const Tensor& input, const std::vector<int64_t>& seg
   int64_t total = 0;
   for (int64_t size : segments) {
     STD_TORCH_CHECK(size >= 0, "distribution_norm: segments must not be negative");
+    // Before it is added: sizes past the largest integer could add up to the batch.
+    STD_TORCH_CHECK(size <= input.size(0) - total, "distribution_norm: segments are more than the batch");
     total += size;
   }
   STD_TORCH_CHECK(

@@ -1,5 +1,6 @@
-// Nearest neighbors: exact top-k, and counts of the items before the nearest one of the same class. Tiles of scores are
-// looked at while they are in cache; where queries are the gallery each tile serves its rows and its columns.
+// Nearest neighbors: exact top-k, and counts of the items before the nearest one of the same class. Tiles of
+// scores are looked at while they are in cache; where queries are the gallery each tile serves its rows and its
+// columns.
 #include "neighbors_ahead.h"
 #include "neighbors_lists.h"
 
@@ -36,8 +37,8 @@ struct Problem : Sets {
       sweep_pairs(pack<scalar_t>(queries, scale, nullptr, Operand::both), euclidean(), visitor);
     } else {
       sweep_gallery(
-          pack<scalar_t>(queries, scale, nullptr, Operand::left), pack<scalar_t>(*gallery, scale, nullptr, Operand::right),
-          euclidean(), exclude_self, visitor);
+          pack<scalar_t>(queries, scale, nullptr, Operand::left),
+          pack<scalar_t>(*gallery, scale, nullptr, Operand::right), euclidean(), exclude_self, visitor);
     }
   }
   int64_t parts() const {
@@ -50,7 +51,8 @@ std::tuple<Tensor, Tensor> neighbors(
   STD_TORCH_CHECK(k >= 1 && k <= 1024, "neighbors: expected k from 1 to 1024, got ", k);
   const Problem problem(queries, gallery, distance_name, exclude_self);
   const int64_t count = problem.count();
-  Tensor distances = new_empty_like_type(problem.queries, {count, k}, accumulate_type(problem.queries.scalar_type()));
+  Tensor distances =
+      new_empty_like_type(problem.queries, {count, k}, accumulate_type(problem.queries.scalar_type()));
   Tensor indices = new_empty_like_type(problem.queries, {count, k}, ScalarType::Long);
   dispatch_floating(problem.queries.scalar_type(), "neighbors", [&](auto type) {
     using scalar_t = typename decltype(type)::type;
@@ -75,8 +77,8 @@ std::tuple<Tensor, Tensor> neighbors(
 
 void check_indices(const char* name, const Tensor& tensor, int64_t length, int64_t bound) {
   STD_TORCH_CHECK(
-      tensor.dim() == 1 && tensor.size(0) == length && tensor.scalar_type() == ScalarType::Long, "items_ahead: expected ",
-      name, " int64 [", length, "]");
+      tensor.dim() == 1 && tensor.size(0) == length && tensor.scalar_type() == ScalarType::Long,
+      "items_ahead: expected ", name, " int64 [", length, "]");
   const int64_t* values = data<int64_t>(tensor);
   for (int64_t i = 0; i < length; ++i) {
     STD_TORCH_CHECK(values[i] >= 0 && values[i] < bound, "items_ahead: ", name, " holds ", values[i]);
@@ -103,8 +105,8 @@ Tensor items_ahead(
     const Thresholds<T> nearest(count, std::numeric_limits<T>::infinity());
     nearest_of_class(
         problem.pack<scalar_t>(problem.queries, scale, classes.query_order, Operand::left),
-        problem.pack<scalar_t>(problem.items(), scale, classes.members, Operand::right), classes, problem.euclidean(),
-        problem.exclude_self, nearest);
+        problem.pack<scalar_t>(problem.items(), scale, classes.members, Operand::right), classes,
+        problem.euclidean(), problem.exclude_self, nearest);
     const Ahead<T> ahead(nearest, count * problem.parts());
     problem.sweep<scalar_t>(scale, ahead);
     int64_t* result = mutable_data<int64_t>(counts);
@@ -119,8 +121,8 @@ Tensor items_ahead(
   return counts;
 }
 
-} // namespace
-} // namespace robustdml
+}  // namespace
+}  // namespace robustdml
 
 STABLE_TORCH_LIBRARY_IMPL(robustdml, CPU, library) {
   library.impl("neighbors", TORCH_BOX(&robustdml::neighbors));

@@ -1,5 +1,5 @@
-// How many items come before the nearest one of a query's class, without any list: the nearest of the class is found in
-// the products of the class with itself, and one sweep over all tiles then counts what comes before it.
+// How many items come before the nearest one of a query's class, without any list: the nearest of the class is
+// found in the products of the class with itself, and one sweep over all tiles then counts what comes before it.
 #pragma once
 
 #include "neighbors_scan.h"
@@ -8,8 +8,8 @@
 
 namespace robustdml::nearest {
 
-// The nearest item of each query's class. `queries` in the order query_order, `items` in the order members; thresholds by
-// the query's own number. A query whose class has no other item keeps ∞, which nothing comes before.
+// The nearest item of each query's class. `queries` in the order query_order, `items` in the order members;
+// thresholds by the query's own number. A query whose class has no other item keeps ∞, which nothing comes before.
 template <typename T>
 void nearest_of_class(
     const Rows<T>& queries, const Rows<T>& items, const Classes& classes, bool euclidean, bool exclude_self,
@@ -76,7 +76,7 @@ class Ahead {
  public:
   struct Scratch {
     int64_t first, rows;
-    simd::Mask<T> counts[kBlockTiles * kTile]; // of the task's rows, minus, lane by lane
+    simd::Mask<T> counts[kBlockTiles * kTile];  // of the task's rows, minus, lane by lane
     T row_bounds[kTile], column_bounds[kTile];
   };
 
@@ -177,4 +177,4 @@ class Ahead {
   gemm::Buffer<int64_t> counts_;
 };
 
-} // namespace robustdml::nearest
+}  // namespace robustdml::nearest

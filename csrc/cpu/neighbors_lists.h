@@ -1,7 +1,8 @@
 // The k nearest of every query, in lists that many threads fill and none shares.
 //
-// A list takes what comes before its threshold, until it is full; then its k best stay and the last of them is the new
-// threshold. The order (score, lower index) is total, so what remains in the end does not depend on the order of arrival.
+// A list takes what comes before its threshold, until it is full; then its k best stay and the last of them is the
+// new threshold. The order (score, lower index) is total, so what remains in the end does not depend on the order
+// of arrival.
 #pragma once
 
 #include "neighbors_scan.h"
@@ -33,7 +34,8 @@ struct Packed {
   static constexpr Unsigned kFlip = static_cast<Unsigned>(std::numeric_limits<Key>::max());
 
   static Number pack(T score, int32_t index) {
-    return (static_cast<Number>(static_cast<Unsigned>(order_key(score)) ^ kFlip) << 32) | static_cast<uint32_t>(index);
+    return (static_cast<Number>(static_cast<Unsigned>(order_key(score)) ^ kFlip) << 32) |
+           static_cast<uint32_t>(index);
   }
   static T score(Number number) {
     return score_of<T>(static_cast<Key>(static_cast<Unsigned>(number >> 32) ^ kFlip));
@@ -144,7 +146,7 @@ class Lists {
  private:
   using V = simd::Vector<T>;
   static constexpr int kLanes = simd::kLanes<T>;
-  static constexpr int64_t kMostItems = 1024 + 512; // of a list
+  static constexpr int64_t kMostItems = 1024 + 512;  // of a list
 
   void take_row(const Tile<T>& tile, int64_t i, V best, T row_bound, int64_t list) const {
     const V bound = simd::splat(row_bound);
@@ -166,7 +168,7 @@ class Lists {
       return;
     }
     if (score < thresholds_.scores[list]) {
-      return; // the threshold has risen since the tile was compared with it
+      return;  // the threshold has risen since the tile was compared with it
     }
     const int64_t place = list * capacity_ + sizes_[list];
     scores_[place] = score;
@@ -176,8 +178,8 @@ class Lists {
     }
   }
 
-  // Leaves the k best of more than k items, or up to `slack` more. No sorting: a key that so many items reach is found by
-  // halving the range of keys, and counting how many reach it is a vector operation.
+  // Leaves the k best of more than k items, or up to `slack` more. No sorting: a key that so many items reach is
+  // found by halving the range of keys, and counting how many reach it is a vector operation.
   void keep_best(int64_t list, int64_t slack) const {
     using Key = simd::integer_t<T>;
     using Unsigned = std::make_unsigned_t<Key>;
@@ -253,4 +255,4 @@ class Lists {
   gemm::Buffer<int32_t> indices_;
 };
 
-} // namespace robustdml::nearest
+}  // namespace robustdml::nearest

@@ -21,8 +21,8 @@ inline int64_t tiles_of(int64_t rows) {
 template <typename T>
 struct Rows {
   int64_t count, depth;
-  gemm::Buffer<T> left, right; // panels of kRows and of kColumns<T>; one of them may be empty
-  gemm::Buffer<T> half;        // |row|²/2, for Euclidean distances
+  gemm::Buffer<T> left, right;  // panels of kRows and of kColumns<T>; one of them may be empty
+  gemm::Buffer<T> half;         // |row|²/2, for Euclidean distances
 
   int64_t tiles() const {
     return tiles_of(count);
@@ -92,8 +92,8 @@ void normalize_row(T* row, T largest, int64_t depth) {
 
 enum class Operand { left, right, both };
 
-// `order`: which row of `from` comes where, or null. A row that is not finite becomes NaN all over: no score of it is a
-// number, so it is nobody's neighbor and has none.
+// `order`: which row of `from` comes where, or null. A row that is not finite becomes NaN all over: no score of it
+// is a number, so it is nobody's neighbor and has none.
 template <typename T, typename scalar_t>
 Rows<T> pack_rows(
     const scalar_t* from, int64_t count, int64_t depth, Measure measure, T scale, const int64_t* order,
@@ -154,11 +154,11 @@ Rows<T> pack_rows(
 
 // ------------------------------------------------------------------------------------------------------ one tile
 
-// Scores of kTile queries (rows) and items (columns), of which `rows` and `columns` are there. Columns past the last item
-// hold −∞, as does an item that a query must not find.
+// Scores of kTile queries (rows) and items (columns), of which `rows` and `columns` are there. Columns past the
+// last item hold −∞, as does an item that a query must not find.
 template <typename T>
 struct Tile {
-  T* scores; // [kTile, kTile]
+  T* scores;  // [kTile, kTile]
   int64_t row, rows, column, columns;
 };
 
@@ -169,7 +169,8 @@ Tile<T> score_tile(
   const Tile<T> tile{
       scores, query_tile * kTile, queries.tile_rows(query_tile), item_tile * kTile, items.tile_rows(item_tile)};
   gemm::inner_products(
-      queries.left_tile(query_tile), tile.rows, items.right_tile(item_tile), tile.columns, queries.depth, scores, kTile);
+      queries.left_tile(query_tile), tile.rows, items.right_tile(item_tile), tile.columns, queries.depth, scores,
+      kTile);
   if (euclidean) {
     for (int64_t i = 0; i < tile.rows; ++i) {
       T* row = scores + i * kTile;
@@ -190,4 +191,4 @@ Tile<T> score_tile(
   return tile;
 }
 
-} // namespace robustdml::nearest
+}  // namespace robustdml::nearest

@@ -33,8 +33,8 @@ struct Thresholds {
     indices[i] = index;
   }
   // bound[i]: what scores of items from `end_of_items` − kTile on must exceed to come before threshold first + i.
-  // Where they are all before the threshold's index, an equal score does; where the index is among them, the bound is
-  // the score, and equal ones are the caller's.
+  // Where they are all before the threshold's index, an equal score does; where the index is among them, the bound
+  // is the score, and equal ones are the caller's.
   void bounds(int64_t first, int64_t count, int64_t end_of_items, T* bound) const {
     const T *plain = scores.get() + first, *lower = just_below.get() + first;
     const int32_t* index = indices.get() + first;
@@ -76,4 +76,4 @@ struct LaneBytes {
   }
 };
 
-} // namespace robustdml::nearest
+}  // namespace robustdml::nearest

@@ -1,4 +1,5 @@
-// Which tiles of scores are computed, in which order, and by which thread. A visitor looks at each while it is in cache.
+// Which tiles of scores are computed, in which order, and by which thread. A visitor looks at each while it is in
+// cache.
 //
 // A visitor has:  Scratch                         what one thread keeps between tiles
 //                 start(scratch, row, rows)       a task begins on these rows
@@ -12,8 +13,8 @@
 
 namespace robustdml::nearest {
 
-// Tiles along the side of one task's square: enough that what it loads is used several times, few enough tiles that many
-// threads find work.
+// Tiles along the side of one task's square: enough that what it loads is used several times, few enough tiles
+// that many threads find work.
 constexpr int64_t kBlockTiles = 4;
 constexpr int64_t kManyTasks = 64;
 
@@ -33,8 +34,8 @@ constexpr int64_t tile_work(int64_t depth) {
   return kTile * kTile * (depth / 16 + 1);
 }
 
-// Every pair of rows once. Rounds of a round-robin tournament between blocks of rows: within a round no block appears
-// twice, so its tasks may write to the lists of both their blocks.
+// Every pair of rows once. Rounds of a round-robin tournament between blocks of rows: within a round no block
+// appears twice, so its tasks may write to the lists of both their blocks.
 template <typename T, typename Visitor>
 void sweep_pairs(const Rows<T>& rows, bool euclidean, const Visitor& visitor) {
   const int64_t tiles = rows.tiles(), step = block_tiles(tiles), blocks = (tiles + step - 1) / step;
@@ -84,12 +85,13 @@ void sweep_gallery(
     visitor.start(scratch, first * kTile, std::min(queries.count, end * kTile) - first * kTile);
     for (int64_t j = part * part_tiles; j < std::min(items.tiles(), (part + 1) * part_tiles); ++j) {
       for (int64_t i = first; i < end; ++i) {
-        visitor.rows(scratch, score_tile(queries, i, items, j, scores.get(), euclidean, exclude_self),
-                     part * queries.count);
+        visitor.rows(
+            scratch, score_tile(queries, i, items, j, scores.get(), euclidean, exclude_self),
+            part * queries.count);
       }
     }
     visitor.finish(scratch, part * queries.count);
   });
 }
 
-} // namespace robustdml::nearest
+}  // namespace robustdml::nearest

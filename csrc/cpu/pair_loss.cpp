@@ -35,7 +35,7 @@ Call make_call(
             reference->scalar_type() == embeddings.scalar_type())),
       "pair_loss: expected reference [M, D] and int64 reference_labels [M], of the embeddings' dtype, or neither");
   STD_TORCH_CHECK(
-      !reference || self_offset < 0 || self_offset + embeddings.size(0) <= reference->size(0),
+      !reference || self_offset < 0 || self_offset <= reference->size(0) - embeddings.size(0),
       "pair_loss: self_offset leads past the reference");
   const int64_t needed = kind == "contrastive" || kind == "binomial" ? 3
       : kind == "multi_similarity"                                   ? 4

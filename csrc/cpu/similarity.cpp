@@ -24,15 +24,15 @@ __attribute__((noinline)) void score_block(
   const int64_t words = p.words(), draws = p.dropout.draws;
   V totals[kRows][kVectors] = {};
   for (int64_t word = 0; word < words; ++word) {
-    M kept[kRows][kVectors];
+    simd::Vector<word_t<T>> kept[kRows][kVectors]; // unsigned: its doublings overflow
     if constexpr (dropped) {
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v) {
-          kept[r][v] = simd::bits<M>(mask_words<T>(
+          kept[r][v] = mask_words<T>(
               p.dropout, row_draws + (r * words + word) * draws, 1, lane_draws + word * draws * kPanel<T> + v * lanes,
-              kPanel<T>));
+              kPanel<T>);
         }
       }
     }
@@ -56,7 +56,7 @@ __attribute__((noinline)) void score_block(
           const V active = simd::maximum(x * slope, x);
           const V sum = sums[r][v] + weight * active;
           if constexpr (dropped) {
-            sums[r][v] = kept[r][v] < 0 ? sum : sums[r][v];
+            sums[r][v] = simd::bits<M>(kept[r][v]) < 0 ? sum : sums[r][v];
             kept[r][v] += kept[r][v];
           } else {
             sums[r][v] = sum;

@@ -7,7 +7,7 @@ namespace {
 
 using namespace nearest;
 
-constexpr int64_t kStripBytes = int64_t{32} << 20; // of scores on their way from the products to the selection
+constexpr int64_t kStripBytes = int64_t{32} << 20;  // of scores on their way from the products to the selection
 constexpr int64_t kStripItems = 16384;
 
 // Rows with the memory they lie in.
@@ -22,7 +22,7 @@ struct Search : Sets {
   using T = accumulate_t<scalar_t>;
   Device device;
   Tensor scale_memory;
-  const T* scale = nullptr; // of Euclidean distances
+  const T* scale = nullptr;  // of Euclidean distances
 
   Search(const Sets& sets) : Sets(sets), device(sets.queries) {
     if (euclidean()) {
@@ -49,15 +49,16 @@ struct Search : Sets {
 
   template <typename Type>
   Tensor empty(std::vector<int64_t> sizes) const {
-    const ScalarType type = std::is_same_v<Type, double> ? ScalarType::Double
-        : std::is_same_v<Type, float>                    ? ScalarType::Float
-        : std::is_same_v<Type, int32_t>                  ? ScalarType::Int
-                                                         : ScalarType::Long;
+    const ScalarType type = std::is_same_v<Type, double>    ? ScalarType::Double
+                            : std::is_same_v<Type, float>   ? ScalarType::Float
+                            : std::is_same_v<Type, int32_t> ? ScalarType::Int
+                                                            : ScalarType::Long;
     return new_empty_like_type(queries, std::move(sizes), type);
   }
 
   Prepared<T> prepare(const Tensor& from, const int64_t* order = nullptr) const {
-    const int64_t count = from.size(0), tiles = tiles_of(count), padded = divide_up(depth(), int64_t{kStep}) * kStep;
+    const int64_t count = from.size(0), tiles = tiles_of(count),
+                  padded = divide_up(depth(), int64_t{kStep}) * kStep;
     Prepared<T> made{empty<T>({std::max<int64_t>(tiles * kSide * padded, 1)}), empty<T>({tiles * kSide + 1}), {}};
     T *panels = mutable_data<T>(made.panels), *half = mutable_data<T>(made.half);
     launch(
@@ -77,8 +78,8 @@ struct Search : Sets {
     int32_t* places = mutable_data<int32_t>(inverse);
     if (classes.members != nullptr && exclude_self) {
       launch(
-          device, invert, divide_up(item_count(), int64_t{kThreads}), 1, dim3(kThreads), classes.members, item_count(),
-          places);
+          device, invert, divide_up(item_count(), int64_t{kThreads}), 1, dim3(kThreads), classes.members,
+          item_count(), places);
     }
     launch(
         device, nearest_items<T>, tiles_of(count()), parts, dim3(kThreads), left.rows, right.rows, classes, places,
@@ -102,13 +103,14 @@ struct Search : Sets {
     const Prepared<T> left = prepare(queries), right = gallery ? prepare(*gallery) : left;
     const int64_t query_tiles = tiles_of(count()), item_tiles = std::max<int64_t>(tiles_of(item_count()), 1);
     const int64_t width = std::min(kStripItems / kSide, item_tiles);
-    const int64_t height =
-        std::clamp<int64_t>(kStripBytes / int64_t{sizeof(T)} / (width * kSide * kSide), 1, std::max<int64_t>(query_tiles, 1));
+    const int64_t height = std::clamp<int64_t>(
+        kStripBytes / int64_t{sizeof(T)} / (width * kSide * kSide), 1, std::max<int64_t>(query_tiles, 1));
     const Tensor strip = empty<T>({height * kSide, width * kSide});
     T* scores = mutable_data<T>(strip);
     for (int64_t i = 0; i < query_tiles; i += height) {
       for (int64_t j = 0; j < item_tiles; j += width) {
-        const int64_t rows = std::min(height, query_tiles - i), columns = std::min(width, tiles_of(item_count()) - j);
+        const int64_t rows = std::min(height, query_tiles - i),
+                      columns = std::min(width, tiles_of(item_count()) - j);
         launch(
             device, write_scores<T>, columns, rows, dim3(kThreads), left.rows, i, right.rows, j, exclude_self,
             width * kSide, scores);
@@ -182,8 +184,8 @@ Tensor items_ahead(
   return counts;
 }
 
-} // namespace
-} // namespace robustdml
+}  // namespace
+}  // namespace robustdml
 
 STABLE_TORCH_LIBRARY_IMPL(robustdml, CUDA, library) {
   library.impl("neighbors", TORCH_BOX(&robustdml::neighbors));

@@ -20,16 +20,16 @@ __global__ void __launch_bounds__(kThreads) invert(const int64_t* members, int64
   }
 }
 
-// best[part·N + query]: the nearest of a part of the items; index −1 where there is none. With classes, queries are in
-// the order query_order and items in the order members, where an item counts if begin <= its place < end; `places` is
-// given where self is left out. Blocks: tiles of queries × parts.
+// best[part·N + query]: the nearest of a part of the items; index −1 where there is none. With classes, queries
+// are in the order query_order and items in the order members, where an item counts if begin <= its place < end;
+// `places` is given where self is left out. Blocks: tiles of queries × parts.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, kBlocksOf<T>) nearest_items(
     const Rows<T> queries, const Rows<T> items, const Classes classes, const int32_t* places, bool exclude_self,
     int64_t tiles_of_part, T* best_scores, int32_t* best_indices) {
   __shared__ Stage<T> stage;
   __shared__ int32_t first[kSide], last[kSide], self[kSide], best_place[kSide];
-  __shared__ T best[kSide]; // of each row, of all tiles so far: 16 registers less than every thread's own
+  __shared__ T best[kSide];  // of each row, of all tiles so far: 16 registers less than every thread's own
   const int x = threadIdx.x % kEdge, y = threadIdx.x / kEdge;
   const int64_t query_tile = blockIdx.x, row = query_tile * kSide + threadIdx.x;
   const bool by_class = classes.members != nullptr;
@@ -105,7 +105,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksOf<T>) nearest_items(
 
 template <typename T>
 __device__ __forceinline__ void best_of_parts(
-    const T* scores, const int32_t* indices, int64_t query, int64_t count, int64_t parts, T& best, int32_t& index) {
+    const T* scores, const int32_t* indices, int64_t query, int64_t count, int64_t parts, T& best,
+    int32_t& index) {
   best = scores[query];
   index = indices[query];
   for (int64_t part = 1; part < parts; ++part) {
@@ -133,10 +134,11 @@ __global__ void __launch_bounds__(kThreads) write_nearest(
   }
 }
 
-// What scores are compared with while counting. A query without an item of its class is before everything, and done.
+// What scores are compared with while counting. A query without an item of its class is before everything, and
+// done.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    begin_count(const T* scores, const int32_t* indices, int64_t count, const Thresholds<T> nearest, int64_t* counts) {
+__global__ void __launch_bounds__(kThreads) begin_count(
+    const T* scores, const int32_t* indices, int64_t count, const Thresholds<T> nearest, int64_t* counts) {
   const int64_t query = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (query < count) {
     const bool found = indices[query] >= 0;
@@ -183,8 +185,8 @@ __device__ __forceinline__ void add_count(int64_t* to, int count) {
   }
 }
 
-// Blocks: tiles of items × tiles of queries. `pairs`: the queries are the items, and a tile above the diagonal is counted
-// for its rows and for its columns.
+// Blocks: tiles of items × tiles of queries. `pairs`: the queries are the items, and a tile above the diagonal is
+// counted for its rows and for its columns.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, kBlocksOf<T>) count_ahead(
     const Rows<T> queries, const Rows<T> items, bool pairs, bool exclude_self, const Thresholds<T> nearest,
@@ -222,7 +224,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksOf<T>) count_ahead(
     }
   }
   if (!pairs || item_tile == query_tile) {
-    return; // the whole block
+    return;  // the whole block
   }
 #pragma unroll
   for (int c = 0; c < kOwn; ++c) {
@@ -245,4 +247,4 @@ __global__ void __launch_bounds__(kThreads, kBlocksOf<T>) count_ahead(
   }
 }
 
-} // namespace robustdml::nearest
+}  // namespace robustdml::nearest

@@ -1,21 +1,23 @@
-// The k nearest for k > 1: strips of scores that stay in the L2 cache, and a block a query that picks from its row.
+// The k nearest for k > 1: strips of scores that stay in the L2 cache, and a block a query that picks from its
+// row.
 //
-// A block keeps what comes before its threshold in shared memory; when that is full it sorts, keeps the k best, and the
-// last of them is the new threshold. The order (score, lower index) is total: in which order items arrive changes nothing.
+// A block keeps what comes before its threshold in shared memory; when that is full it sorts, keeps the k best,
+// and the last of them is the new threshold. The order (score, lower index) is total: in which order items arrive
+// changes nothing.
 #pragma once
 
 #include "neighbors_tile.cuh"
 
 namespace robustdml::nearest {
 
-constexpr int kMostItems = 2048; // in shared memory: k <= 1024 and as many new ones
+constexpr int kMostItems = 2048;  // in shared memory: k <= 1024 and as many new ones
 
-// strip[i·width + j]: the score of query first_query_tile·kSide + i and item first_item_tile·kSide + j, −∞ for none.
-// Blocks: tiles of items × tiles of queries.
+// strip[i·width + j]: the score of query first_query_tile·kSide + i and item first_item_tile·kSide + j, −∞ for
+// none. Blocks: tiles of items × tiles of queries.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, kBlocksOf<T>) write_scores(
-    const Rows<T> queries, int64_t first_query_tile, const Rows<T> items, int64_t first_item_tile, bool exclude_self,
-    int64_t width, T* strip) {
+    const Rows<T> queries, int64_t first_query_tile, const Rows<T> items, int64_t first_item_tile,
+    bool exclude_self, int64_t width, T* strip) {
   __shared__ Stage<T> stage;
   constexpr int piece = kVector<T>;
   const int x = threadIdx.x % kEdge, y = threadIdx.x / kEdge;
@@ -26,7 +28,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksOf<T>) write_scores(
 #pragma unroll
   for (int r = 0; r < kOwn; ++r) {
     T* row = strip + (static_cast<int64_t>(blockIdx.y) * kSide + own_place<T>(y, r)) * width +
-        static_cast<int64_t>(blockIdx.x) * kSide;
+             static_cast<int64_t>(blockIdx.x) * kSide;
 #pragma unroll
     for (int c = 0; c < kOwn; c += piece) {
       Vector<T, piece> out;
@@ -76,14 +78,14 @@ struct Kept {
   }
 };
 
-// Adds `columns` scores of each row of a strip, of the items from first_item on, to the query's list [k] in order, where
-// score −∞ and index −1 fill what is empty. `first`: there is no list yet. `last`: scores become distances.
+// Adds `columns` scores of each row of a strip, of the items from first_item on, to the query's list [k] in order,
+// where score −∞ and index −1 fill what is empty. `first`: there is no list yet. `last`: scores become distances.
 template <typename T>
 __global__ void __launch_bounds__(kThreads) select_best(
     const T* strip, int64_t width, int64_t columns, int64_t first_query, int64_t first_item, int k, bool first,
     bool last, Measure measure, const T* scale, T* list_scores, int64_t* list_indices) {
   __shared__ Kept<T> kept;
-  constexpr int at_once = 4; // loads under way, of each thread
+  constexpr int at_once = 4;  // loads under way, of each thread
   const T* row = strip + blockIdx.x * width;
   list_scores += (first_query + blockIdx.x) * k;
   list_indices += (first_query + blockIdx.x) * k;
@@ -91,7 +93,7 @@ __global__ void __launch_bounds__(kThreads) select_best(
     kept.size = 0;
   }
   __syncthreads();
-  int size = 0; // kept.size, as all threads know it
+  int size = 0;  // kept.size, as all threads know it
   if (!first) {
     for (int begin = 0; begin < k; begin += kThreads) {
       const int i = begin + threadIdx.x;
@@ -155,4 +157,4 @@ __global__ void __launch_bounds__(kThreads) select_best(
   }
 }
 
-} // namespace robustdml::nearest
+}  // namespace robustdml::nearest

@@ -1,8 +1,9 @@
 // Rows made ready for products, and the product of two tiles of them in registers.
 //
-// Why not the vendor's product: an element here is one chain of fused multiply-adds over the components in order, whatever
-// tile it is in. So (x, y) and (y, x) have the same score, equal rows tie exactly, and no setting of the caller (TF32) has
-// a say in who is whose neighbor. And scores are looked at in registers: counting needs no score in memory at all.
+// Why not the vendor's product: an element here is one chain of fused multiply-adds over the components in order,
+// whatever tile it is in. So (x, y) and (y, x) have the same score, equal rows tie exactly, and no setting of the
+// caller (TF32) has a say in who is whose neighbor. And scores are looked at in registers: counting needs no score
+// in memory at all.
 #pragma once
 
 #include "../common/cuda.h"
@@ -12,10 +13,10 @@ namespace robustdml::nearest {
 
 using namespace cuda;
 
-constexpr int kSide = 128;   // rows and columns of a tile
-constexpr int kThreads = 256; // 16 × 16, each with 8 × 8 elements
+constexpr int kSide = 128;     // rows and columns of a tile
+constexpr int kThreads = 256;  // 16 × 16, each with 8 × 8 elements
 constexpr int kEdge = 16, kOwn = 8;
-constexpr int kStep = 8; // components at a time
+constexpr int kStep = 8;  // components at a time
 
 // Blocks of a multiprocessor: what registers allow, 64 of which hold float32 sums and 128 float64 ones.
 template <typename T>
@@ -25,11 +26,12 @@ inline int64_t tiles_of(int64_t rows) {
   return divide_up(rows, int64_t{kSide});
 }
 
-// Tiles of rows, one component after the other: [tiles][depth][kSide]. Rows and components past the last one are zeros.
+// Tiles of rows, one component after the other: [tiles][depth][kSide]. Rows and components past the last one are
+// zeros.
 template <typename T>
 struct Rows {
   const T* panels;
-  const T* half; // |row|²/2, zeros for cosine distances
+  const T* half;  // |row|²/2, zeros for cosine distances
   int64_t count, depth;
 
   __device__ const T* tile(int64_t i) const {
@@ -50,19 +52,19 @@ __device__ __forceinline__ T largest_of_row(const scalar_t* row, int64_t depth) 
   return warp_sum(check) == T(0) ? largest : std::numeric_limits<T>::quiet_NaN();
 }
 
-constexpr int kRowsOfBlock = 8;      // a warp each
-constexpr int64_t kMostMaxima = 512; // blocks that look for the largest entry
+constexpr int kRowsOfBlock = 8;       // a warp each
+constexpr int64_t kMostMaxima = 512;  // blocks that look for the largest entry
 
 // largest[block]: of the finite rows that the block's warps saw.
 template <typename T, typename scalar_t>
-__global__ void __launch_bounds__(kWarp * kRowsOfBlock)
+__global__ void __launch_bounds__(kWarp* kRowsOfBlock)
     largest_entries(const scalar_t* rows, int64_t count, int64_t depth, T* largest) {
   __shared__ T of_warps[kRowsOfBlock];
   T mine = 0;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock + threadIdx.y; i < count;
        i += static_cast<int64_t>(gridDim.x) * kRowsOfBlock) {
     const T of_row = largest_of_row<T>(rows + i * depth, depth);
-    mine = of_row > mine ? of_row : mine; // a NaN is greater than nothing
+    mine = of_row > mine ? of_row : mine;  // a NaN is greater than nothing
   }
   if (threadIdx.x == 0) {
     of_warps[threadIdx.y] = mine;
@@ -86,10 +88,10 @@ __global__ void choose_scale(const T* largest, int64_t count, T* scale) {
   *scale = most > T(0) ? scale_to_one(most) : T(1);
 }
 
-// Row `order[i]` (or i) of `from`, scaled, as row i of the tiles; a row that is not finite becomes NaN all over: no score
-// of it is a number, so it is nobody's neighbor and has none. A warp a row, those past `count` included.
+// Row `order[i]` (or i) of `from`, scaled, as row i of the tiles; a row that is not finite becomes NaN all over:
+// no score of it is a number, so it is nobody's neighbor and has none. A warp a row, those past `count` included.
 template <typename T, typename scalar_t>
-__global__ void __launch_bounds__(kWarp * kRowsOfBlock) prepare_rows(
+__global__ void __launch_bounds__(kWarp* kRowsOfBlock) prepare_rows(
     const scalar_t* from, const int64_t* order, int64_t count, int64_t depth, int64_t padded_depth, const T* scale,
     T* panels) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kRowsOfBlock + threadIdx.y;
@@ -133,7 +135,8 @@ __global__ void __launch_bounds__(kSide) half_squares(const T* panels, int64_t d
 
 // ------------------------------------------------------------------------------------------------------- products
 
-// A thread's 8 rows and 8 columns of a tile: pieces of 16 bytes, so that a warp reads shared memory without conflicts.
+// A thread's 8 rows and 8 columns of a tile: pieces of 16 bytes, so that a warp reads shared memory without
+// conflicts.
 template <typename T>
 __device__ __forceinline__ int own_place(int thread, int i) {
   constexpr int piece = kVector<T>;
@@ -176,7 +179,7 @@ __device__ __forceinline__ void products(
       store(&stage.right[buffer][0][0] + place, next_right[i]);
     }
   };
-  __syncthreads(); // the stage may still be read for the tile before
+  __syncthreads();  // the stage may still be read for the tile before
   if (depth > 0) {
     fetch(0);
     keep(0);
@@ -246,4 +249,4 @@ __device__ __forceinline__ void scores_of(
   }
 }
 
-} // namespace robustdml::nearest
+}  // namespace robustdml::nearest
