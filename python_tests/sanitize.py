@@ -57,9 +57,13 @@ def spoiled_tensor(s: Source, tensor: Tensor) -> object:
         axis = s.random.randrange(tensor.dim())
         return torch.cat([tensor, tensor.narrow(axis, 0, 1)], axis)
     if kind == 4:
-        return s.random.choice([tensor.reshape(-1), tensor[None], tensor.reshape(-1)[:1].reshape(()) if tensor.numel() else tensor])
+        return s.random.choice(
+            [tensor.reshape(-1), tensor[None], tensor.reshape(-1)[:1].reshape(()) if tensor.numel() else tensor]
+        )
     if kind == 5:
-        return s.random.choice([None, tensor.transpose(0, -1) if tensor.dim() else tensor, s.values((3, 5), torch.float32)])
+        return s.random.choice(
+            [None, tensor.transpose(0, -1) if tensor.dim() else tensor, s.values((3, 5), torch.float32)]
+        )
     if tensor.numel():
         flat = tensor.reshape(-1)
         number = s.random.choice(NUMBERS if tensor.is_floating_point() else INTEGERS)

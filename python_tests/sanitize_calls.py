@@ -1,4 +1,4 @@
-"""Random calls of every public operator, for the sanitizers: each function makes one call from a source of randomness."""
+"""Random calls of every public operator, for the sanitizers: a function an operator, a source of randomness a call."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class Source:
         elif kind < 0.4 and shape and shape[0] > 1:
             tensor[self.random.randrange(shape[0])] = tensor[0].clone()
         tensor = tensor.to(dtype)
-        layout = self.random.choice(["contiguous"] * 3 + ["sliced", "transposed", "expanded", "channels_last", "shifted"])
+        layout = self.random.choice(
+            ["contiguous"] * 3 + ["sliced", "transposed", "expanded", "channels_last", "shifted"]
+        )
         if layout == "shifted":
             # Off every alignment but the element's own.
             buffer = torch.empty(tensor.numel() + 1, dtype=dtype)
@@ -197,7 +199,10 @@ def neighbors(s: Source) -> list[Tensor]:
 
 def similarity(s: Source) -> list[Tensor]:
     rows, classes, hidden, dtype = s.size(), s.size(), s.size(), s.dtype()
-    x, prototypes = s.values((rows, hidden), dtype).requires_grad_(), s.values((classes, hidden), dtype).requires_grad_()
+    x, prototypes = (
+        s.values((rows, hidden), dtype).requires_grad_(),
+        s.values((classes, hidden), dtype).requires_grad_(),
+    )
     weight, bias = (torch.randn(n, generator=s.generator).requires_grad_() for n in (hidden, 1))
     dropout, slope = s.random.choice([0.0, 0.0, 0.25, 0.1, 0.9]), s.random.choice([0.0, 0.1, 1.0])
     scores = ops.similarity(x, prototypes, weight, bias, negative_slope=slope, dropout=dropout)

@@ -7,8 +7,8 @@
 
 namespace robustdml::energy {
 
-// The int64 tensor [2N + 3] that the forward pass leaves to the backward pass. Classes are numbered by rising label, the
-// rows of a class keep the order of the batch. Sized by N, as CUDA code learns C on the device alone.
+// The int64 tensor [2N + 3] that the forward pass leaves to the backward pass. Classes are numbered by rising
+// label, the rows of a class keep the order of the batch. Sized by N, as CUDA code learns C on the device alone.
 struct Groups {
   int64_t rows; // N
 
@@ -18,7 +18,7 @@ struct Groups {
   ROBUSTDML_HOST_DEVICE int64_t order() const { // [N]: the rows, class by class
     return 0;
   }
-  ROBUSTDML_HOST_DEVICE int64_t begins() const { // [N + 1]: where each class begins among them; N past the last one
+  ROBUSTDML_HOST_DEVICE int64_t begins() const { // [N + 1]: where each class begins among them, then N
     return rows;
   }
   ROBUSTDML_HOST_DEVICE int64_t classes() const { // C

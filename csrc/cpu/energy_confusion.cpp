@@ -1,5 +1,5 @@
-// Energy confusion: class means and scatters in one read of the batch, all class pairs from them, and the gradient in
-// one more read and one write.
+// Energy confusion: class means and scatters in one read of the batch, all class pairs from them, and the gradient
+// in one more read and one write.
 #include "energy_confusion_pairs.h"
 
 namespace robustdml {
@@ -52,8 +52,8 @@ Buffer<double> center_of(const Moments& moments, int64_t classes) {
   return center;
 }
 
-// With `unit` the weight of a pair in the loss: ∂loss/∂x_i = unit·(2/N_I)·(s_I·(x_i − μ_I) + t_I) as a number and a
-// vector for each class, relative to its first row.
+// With `unit` the weight of a pair in the loss: ∂loss/∂x_i = unit·(2/N_I)·(s_I·(x_i − μ_I) + t_I) as a number and
+// a vector for each class, relative to its first row.
 template <typename scalar_t>
 void class_gradients(
     const scalar_t* x, int64_t dimensions, const Classes& classes, const Moments& moments, const Pulls& pulls,
@@ -173,7 +173,8 @@ std::tuple<Tensor, Tensor, Tensor> class_moments(Tensor features, Tensor labels)
     moments.compute(data<scalar_t>(x));
   });
   for (int64_t k = 0; k < classes.count; ++k) {
-    std::copy_n(moments.means.get() + k * moments.stride, dimensions, mutable_data<double>(means) + k * dimensions);
+    const double* mean = moments.means.get() + k * moments.stride;
+    std::copy_n(mean, dimensions, mutable_data<double>(means) + k * dimensions);
     mutable_data<double>(scatters)[k] = moments.scatters[k];
   }
   return {means, scatters, groups};

@@ -1,124 +1,19 @@
-// Rows by class, the mean and the scatter of each class in one read of the batch, and a row's gradient from its class.
+// The mean and the scatter of each class in one read of the batch, and a row's gradient from what its class knows.
 #pragma once
 
-#include "../common/energy_confusion.h"
 #include "../common/parallel.h"
 #include "../common/tensor.h"
+#include "energy_confusion_groups.h"
 #include "gemm.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 namespace robustdml::energy {
 
 using gemm::Buffer;
-
-struct Classes {
-  int64_t rows, count;
-  const int64_t* order;  // [rows]
-  const int64_t* begins; // [count + 1]
-
-  Classes(const int64_t* groups, int64_t rows)
-      : rows(rows), count(groups[Groups{rows}.classes()]), order(groups + Groups{rows}.order()),
-        begins(groups + Groups{rows}.begins()) {}
-  int64_t size(int64_t k) const {
-    return begins[k + 1] - begins[k];
-  }
-  int64_t first(int64_t k) const {
-    return order[begins[k]];
-  }
-  int64_t class_at(int64_t position) const {
-    return std::upper_bound(begins, begins + count + 1, position) - begins - 1;
-  }
-};
-
-// Gives every label its class: classes[row] in [0, C), by rising label; returns C. Sorting N labels would take longer
-// than all else, so labels of a narrow range are counted, and others hashed until only distinct ones are left to sort.
-inline int64_t number_classes(const int64_t* labels, int64_t rows, int64_t* classes) {
-  int64_t lowest = labels[0], highest = labels[0];
-  for (int64_t i = 1; i < rows; ++i) {
-    lowest = std::min(lowest, labels[i]);
-    highest = std::max(highest, labels[i]);
-  }
-  const uint64_t range = static_cast<uint64_t>(highest) - static_cast<uint64_t>(lowest);
-  if (range < static_cast<uint64_t>(4 * rows + 1024)) {
-    std::vector<int32_t> number(range + 1, 0);
-    for (int64_t i = 0; i < rows; ++i) {
-      number[labels[i] - lowest] = 1;
-    }
-    int32_t count = 0;
-    for (int32_t& present : number) {
-      count += present;
-      present = count - 1;
-    }
-    for (int64_t i = 0; i < rows; ++i) {
-      classes[i] = number[labels[i] - lowest];
-    }
-    return count;
-  }
-  int bits = 1;
-  while ((int64_t{1} << bits) < 2 * rows) {
-    ++bits;
-  }
-  const uint64_t mask = (uint64_t{1} << bits) - 1;
-  std::vector<int64_t> table(mask + 1, -1), distinct;
-  for (int64_t i = 0; i < rows; ++i) {
-    uint64_t slot = (static_cast<uint64_t>(labels[i]) * 0x9E3779B97F4A7C15u) >> (64 - bits);
-    while (table[slot] >= 0 && distinct[table[slot]] != labels[i]) {
-      slot = (slot + 1) & mask;
-    }
-    if (table[slot] < 0) {
-      table[slot] = static_cast<int64_t>(distinct.size());
-      distinct.push_back(labels[i]);
-    }
-    classes[i] = table[slot];
-  }
-  const int64_t count = static_cast<int64_t>(distinct.size());
-  std::vector<int64_t> by_label(count), number(count);
-  std::iota(by_label.begin(), by_label.end(), 0);
-  std::sort(by_label.begin(), by_label.end(), [&](int64_t a, int64_t b) { return distinct[a] < distinct[b]; });
-  for (int64_t k = 0; k < count; ++k) {
-    number[by_label[k]] = k;
-  }
-  for (int64_t i = 0; i < rows; ++i) {
-    classes[i] = number[classes[i]];
-  }
-  return count;
-}
-
-// Calls run(begin, end) for every run of equal neighbors. Samplers put a class's rows side by side, and counting them
-// one by one would wait for the same counter every time.
-template <typename Run>
-inline void for_runs(const std::vector<int64_t>& values, const Run& run) {
-  const int64_t count = static_cast<int64_t>(values.size());
-  for (int64_t begin = 0, end; begin < count; begin = end) {
-    for (end = begin + 1; end < count && values[end] == values[begin];) {
-      ++end;
-    }
-    run(begin, end);
-  }
-}
-
-// Fills all of `groups` but the number of pairs.
-inline void group_rows(const int64_t* labels, int64_t rows, int64_t* groups) {
-  const Groups at{rows};
-  int64_t *order = groups + at.order(), *begins = groups + at.begins();
-  std::vector<int64_t> classes(rows);
-  const int64_t count = rows ? number_classes(labels, rows, classes.data()) : 0;
-  groups[at.classes()] = count;
-  std::vector<int64_t> next(count + 1, 0);
-  for_runs(classes, [&](int64_t begin, int64_t end) { next[classes[begin] + 1] += end - begin; });
-  std::partial_sum(next.begin(), next.end(), next.begin());
-  std::fill(std::copy(next.begin(), next.end(), begins), begins + rows + 1, rows);
-  for_runs(classes, [&](int64_t begin, int64_t end) {
-    int64_t& place = next[classes[begin]];
-    std::iota(order + place, order + place + (end - begin), begin);
-    place += end - begin;
-  });
-}
 
 // Rows of the batch in the type that is computed in: themselves, or widened into a buffer of `slots` rows.
 template <typename scalar_t>
@@ -148,11 +43,12 @@ class Rows {
   Buffer<T> widened_;
 };
 
-// sums += Σ (x − origin) and squares += Σ (x − origin)², column by column. Four rows are added up in type U, and then to
-// float64: widening each number would take longer than reading it.
+// sums += Σ (x − origin) and squares += Σ (x − origin)², column by column. Four rows are added up in type U, and
+// then to float64: widening each number would take longer than reading it.
 template <typename U, typename T>
 inline void add_four(
-    const T* a, const T* b, const T* c, const T* d, const T* origin, double* sums, double* squares, int64_t dimensions) {
+    const T* a, const T* b, const T* c, const T* d, const T* origin, double* sums, double* squares,
+    int64_t dimensions) {
 #pragma omp simd
   for (int64_t i = 0; i < dimensions; ++i) {
     const U o = origin[i], p = a[i] - o, q = b[i] - o, r = c[i] - o, s = d[i] - o;
@@ -171,11 +67,11 @@ inline void add_one(const T* a, const T* origin, double* sums, double* squares, 
   }
 }
 
-// Class means, relative to row 0 of the batch, and scatters w_k = (1/N_k) Σ |x − μ_k|². Rows of `means` are padded with
-// zeros to whole vectors.
+// Class means, relative to row 0 of the batch, and scatters w_k = (1/N_k) Σ |x − μ_k|². Rows of `means` are padded
+// with zeros to whole vectors.
 //
-// A class is summed relative to its own first row, so that neither a common offset nor the distance between classes
-// cancels digits of the scatter.
+// A class is summed relative to its own first row, so that neither a common offset nor the distance between
+// classes cancels digits of the scatter.
 class Moments {
  public:
   Moments(const Classes& classes, int64_t dimensions)
@@ -242,7 +138,8 @@ class Moments {
 
   template <typename U, typename scalar_t>
   double sum_in(
-      const Rows<scalar_t>& rows, const accumulate_t<scalar_t>* origin, int64_t begin, int64_t end, double* sums) const {
+      const Rows<scalar_t>& rows, const accumulate_t<scalar_t>* origin, int64_t begin, int64_t end,
+      double* sums) const {
     const int64_t* order = classes_.order;
     const Buffer<double> squares(dimensions_);
     std::fill_n(squares.get(), dimensions_, 0.0);
@@ -275,7 +172,8 @@ class Moments {
     for (int64_t d = 0; d < dimensions_; ++d) {
       const double offset = mean[d] * share;
       square += offset * offset;
-      mean[d] = offset + (static_cast<double>(static_cast<T>(first[d])) - static_cast<double>(static_cast<T>(origin[d])));
+      const T ours = static_cast<T>(first[d]), common = static_cast<T>(origin[d]);
+      mean[d] = offset + (static_cast<double>(ours) - static_cast<double>(common));
     }
     const double scatter = scatters[k] * share - square;
     scatters[k] = scatter < 0 ? 0 : scatter; // a NaN stays
@@ -285,8 +183,8 @@ class Moments {
   int64_t dimensions_;
 };
 
-// gradient_i = scale_k·(x_i − first row of class k) + shift_k, times the incoming gradient: rows in the order of their
-// classes, so that what a class has in common is read once.
+// gradient_i = scale_k·(x_i − first row of class k) + shift_k, times the incoming gradient: rows in the order of
+// their classes, so that what a class has in common is read once.
 template <typename scalar_t>
 void rows_from_classes(
     const scalar_t* x, const Classes& classes, int64_t dimensions, const double* scales,

@@ -1,5 +1,5 @@
-// From the moments of the classes to the energies of their pairs, L(I,J) = w_I + w_J + |μ_I − μ_J|², and what each class
-// pulls on its rows: all in float64, the classes being few.
+// From the moments of the classes to the energies of their pairs, L(I,J) = w_I + w_J + |μ_I − μ_J|², and what each
+// class pulls on its rows: all in float64, the classes being few.
 #pragma once
 
 #include "energy_confusion_classes.h"
@@ -12,7 +12,7 @@ namespace robustdml::energy {
 struct Pulls {
   double value = 0;      // Σ f(L(I,J))
   Buffer<double> slopes; // [C], s_I = Σ_J (g_IJ + g_JI)
-  Buffer<double> means;  // [C, stride], t_I = Σ_J (g_IJ + g_JI)·(μ_I − μ_J); not filled where no gradient is wanted
+  Buffer<double> means;  // [C, stride], t_I = Σ_J (g_IJ + g_JI)·(μ_I − μ_J), where a gradient is wanted
 
   Pulls(const Moments& moments, int64_t classes, bool gradient)
       : slopes(classes), means(gradient ? classes * moments.stride : 0) {}
@@ -59,8 +59,8 @@ inline void add_all_plain(const Moments& moments, int64_t classes, const double*
 
 constexpr int64_t kSide = 16; // of a square of class pairs
 
-// squares[i·kSide + j] = |μ_i − μ_j|² for the classes from `row` and from `column` on. By differences, not products:
-// exact for classes that lie close together far from the others. Classes past the last repeat it.
+// squares[i·kSide + j] = |μ_i − μ_j|² for the classes from `row` and from `column` on. By differences, not
+// products: exact for classes that lie close together far from the others. Classes past the last repeat it.
 inline void squared_distances(
     const Moments& moments, int64_t classes, int64_t row, int64_t column, double* squares) {
   using V = simd::Vector<double>;
@@ -134,8 +134,8 @@ inline double log_energies(
   return total;
 }
 
-// Pulls of the classes [begin, end) from their slopes towards all classes, [end − begin, stride]: `kept` rows a time
-// against one read of the means.
+// Pulls of the classes [begin, end) from their slopes towards all classes, [end − begin, stride]: `kept` rows a
+// time against one read of the means.
 inline void pull_rows(
     const Moments& moments, int64_t classes, int64_t begin, int64_t end, const double* slopes, int64_t stride,
     bool gradient, Pulls& pulls) {

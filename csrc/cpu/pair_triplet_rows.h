@@ -13,8 +13,13 @@ constexpr int64_t kStrip = 24; // anchors of a strip: whole register blocks at e
 template <typename T>
 class Triplets {
  public:
+  struct Positive {
+    T value;
+    int64_t place;
+  };
   struct Found {
     double cost = 0, count = 0, triplets = 0; // count: triplets that cost; triplets: all there are
+    Positive far = {T(0), -1}, near = {T(0), -1}; // the hardest, where those are asked for
   };
 
   Triplets(const Sets<T>& sets, const Job& job)
@@ -29,6 +34,11 @@ class Triplets {
   }
   int64_t rows_of(int64_t strip) const {
     return std::min(kStrip, sets_.anchors.count - strip * kStrip);
+  }
+
+  // From the slope towards a distance to that towards the inner product.
+  T through(T slope, T value) const {
+    return squared_ ? T(-2) * slope : value > 0 ? -slope / value : T(0);
   }
 
   // Distances of a strip's anchors to all others, as tiles [blocks][kStrip][kTile]; infinity past the last column.
@@ -74,7 +84,7 @@ class Triplets {
       if (!number) {
         found.cost = std::numeric_limits<double>::quiet_NaN();
       } else if (hardest_) {
-        hardest<weights>(values, scale, found);
+        hardest(values, found);
       } else {
         std::sort(positives_.begin(), positives_.end(), [](const Positive& p, const Positive& q) {
           return p.value != q.value ? p.value < q.value : p.place < q.place;
@@ -106,19 +116,9 @@ class Triplets {
   static constexpr int64_t kFew = 64; // up to here, comparing with every threshold is faster than searching for one
   static constexpr int64_t lanes = kLanes<T>;
 
-  struct Positive {
-    T value;
-    int64_t place;
-  };
-
   static T& at(T* values, int64_t j) {
     return values[j / kTile * kStrip * kTile + j % kTile];
   }
-  // From the slope towards a distance to that towards the inner product.
-  T through(T slope, T value) const {
-    return squared_ ? T(-2) * slope : value > 0 ? -slope / value : T(0);
-  }
-
   // Each negative against each threshold, a vector of negatives at a time.
   template <bool weights>
   void few(T* values, T scale, Found& found) {
@@ -220,37 +220,48 @@ class Triplets {
     }
   }
 
-  template <bool weights>
-  void hardest(T* values, T scale, Found& found) {
+  // The farthest positive and the nearest negative, ties to the smaller row.
+  void hardest(const T* values, Found& found) {
     const Side<T>& b = sets_.others();
-    Positive far = positives_[0], near{kInfinity, -1};
     auto before = [&](int64_t j, int64_t k) { return k < 0 || b.order[j] < b.order[k]; };
+    found.far = positives_[0];
     for (const Positive& p : positives_) {
-      if (p.value > far.value || (p.value == far.value && before(p.place, far.place))) {
-        far = p;
+      if (p.value > found.far.value || (p.value == found.far.value && before(p.place, found.far.place))) {
+        found.far = p;
       }
     }
-    bool number = true;
-    for (int64_t j = 0; j < b.count; ++j) {
-      const T v = at(values, j);
-      number = number && v == v;
-      if (v < near.value || (v == near.value && v < kInfinity && before(j, near.place))) {
-        near = {v, j};
+    V least = splat(kInfinity);
+    simd::Mask<T> strange = {};
+    for (int64_t block = 0; block < b.blocks; ++block) {
+      for (int64_t c = 0; c < kTile; c += lanes) {
+        const V v = load<T>(values + block * kStrip * kTile + c);
+        least = simd::minimum(v, least);
+        strange |= v != v;
       }
     }
-    const T cost = far.value - near.value + margin_;
-    found.cost = !number ? std::numeric_limits<double>::quiet_NaN() : cost > 0 ? static_cast<double>(cost) : 0.0;
+    T smallest = kInfinity;
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      smallest = std::min(smallest, least[lane]);
+    }
+    found.near = {smallest, -1};
+    for (int64_t block = 0; block < b.blocks && smallest < kInfinity; ++block) {
+      const T* part = values + block * kStrip * kTile;
+      int64_t equal = 0;
+#pragma omp simd reduction(+ : equal)
+      for (int64_t c = 0; c < kTile; ++c) {
+        equal += part[c] == smallest;
+      }
+      for (int64_t c = 0; c < kTile && equal > 0; ++c) {
+        if (part[c] == smallest && before(block * kTile + c, found.near.place)) {
+          found.near.place = block * kTile + c;
+        }
+      }
+    }
+    const T cost = found.far.value - smallest + margin_;
+    found.cost = simd::any(strange) ? std::numeric_limits<double>::quiet_NaN()
+        : cost > 0                  ? static_cast<double>(cost)
+                                    : 0.0;
     found.count = cost > 0;
-    if constexpr (weights) {
-      for (int64_t block = 0; block < b.blocks; ++block) {
-        T* part = values + block * kStrip * kTile;
-        std::fill(part, part + kTile, number ? T(0) : static_cast<T>(found.cost));
-      }
-      if (cost > 0 && number) {
-        at(values, far.place) = through(scale, far.value);
-        at(values, near.place) = through(-scale, near.value);
-      }
-    }
   }
 
   const Sets<T>& sets_;

@@ -14,6 +14,7 @@ double triplet_forward(const Sets<T>& sets, const Job& job) {
   using Found = typename Triplets<T>::Found;
   const Triplets<T> shape(sets, job);
   std::vector<Found> of_strip(shape.strips());
+  const bool hardest = job.kind == "triplet_hardest";
   if (sets.others().count > 0) {
     auto run = [&](int64_t begin, int64_t end) {
       Triplets<T> triplets(sets, job);
@@ -25,6 +26,14 @@ double triplet_forward(const Sets<T>& sets, const Job& job) {
           of_strip[strip].cost += found.cost;
           of_strip[strip].count += found.count;
           of_strip[strip].triplets += found.triplets;
+          if (hardest && found.count > 0 && found.near.place >= 0) {
+            // All that the backward pass needs: the two places, and the slopes towards their inner products.
+            const int64_t i = strip * kStrip + r;
+            job.row(0)[i] = static_cast<double>(found.far.place);
+            job.row(1)[i] = static_cast<double>(found.near.place);
+            job.row(2)[i] = static_cast<double>(triplets.through(T(1), found.far.value));
+            job.row(3)[i] = static_cast<double>(triplets.through(T(-1), found.near.value));
+          }
         }
       }
     };
@@ -41,6 +50,43 @@ double triplet_forward(const Sets<T>& sets, const Job& job) {
   return all.cost != all.cost ? all.cost : share(all.cost, job.total(0));
 }
 
+// Each anchor has one positive and one negative at most: no product is needed.
+template <typename T>
+void add_hardest(const Sets<T>& sets, const Job& job, T scale, const Gradient<T>& own, const Gradient<T>* other) {
+  const Side<T>&a = sets.anchors, &b = sets.others();
+  constexpr int64_t width = kColumns<T>;
+  auto add = [&](int64_t i, int64_t j, T weight) {
+    if (weight == 0) {
+      return;
+    }
+    STD_TORCH_CHECK(j >= 0 && j < b.count, "pair_loss_backward: not the forward pass's own statistics");
+    for (int64_t k = 0; k < a.depth; k += width) {
+      const T *x = a.columns.get() + (k / width * a.padded + i) * width,
+              *y = b.columns.get() + (k / width * b.padded + j) * width;
+      T* to_x = own.sums.get() + (k / width * a.padded + i) * width;
+      T* to_y = other ? other->sums.get() + (k / width * b.padded + j) * width : nullptr;
+#pragma omp simd
+      for (int64_t c = 0; c < width; ++c) {
+        to_x[c] += weight * y[c];
+      }
+      if (to_y) {
+#pragma omp simd
+        for (int64_t c = 0; c < width; ++c) {
+          to_y[c] += weight * x[c];
+        }
+      }
+    }
+    own.weights.columns[i] += weight;
+    if (other) {
+      other->weights.columns[j] += weight;
+    }
+  };
+  for (int64_t i = 0; i < a.count; ++i) {
+    add(i, static_cast<int64_t>(job.row(0)[i]), scale * static_cast<T>(job.row(2)[i]));
+    add(i, static_cast<int64_t>(job.row(1)[i]), scale * static_cast<T>(job.row(3)[i]));
+  }
+}
+
 template <typename T>
 void triplet_backward(
     const Sets<T>& sets, const Job& job, double grad, bool normalize, const Tensor& grad_embeddings,
@@ -53,7 +99,12 @@ void triplet_backward(
   }
   const Gradient<T>& other = sets.symmetric ? own : second;
   const Triplets<T> shape(sets, job);
-  const int64_t strips = b.count > 0 ? shape.strips() : 0, size = shape.strip_size(), depth = a.depth;
+  const int64_t size = shape.strip_size(), depth = a.depth;
+  int64_t strips = b.count > 0 ? shape.strips() : 0;
+  if (job.kind == "triplet_hardest") {
+    add_hardest(sets, job, scale, own, sets.symmetric || grad_reference ? &other : nullptr);
+    strips = 0;
+  }
   Buffer<T> tiles(std::min(strips, kStripsAtOnce) * size);
   for (int64_t first = 0; first < strips; first += kStripsAtOnce) {
     const int64_t some = std::min(kStripsAtOnce, strips - first);

@@ -71,7 +71,7 @@ Problem<T> problem(
   const bool swap = e.count > c.count;
   return {
       swap ? c : e, swap ? e : c, data<T>(weight), embeddings.size(1), static_cast<T>(slope), Dropout(dropped),
-      seed ? static_cast<uint64_t>(*data<int64_t>(*seed)) : 0, swap ? 1 : c.count, swap ? c.count : 1};
+      dropped ? static_cast<uint64_t>(*data<int64_t>(*seed)) : 0, swap ? 1 : c.count, swap ? c.count : 1};
 }
 
 inline void check(

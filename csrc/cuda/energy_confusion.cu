@@ -54,8 +54,8 @@ Moments moments_of(const Device& device, const Tensor& x, const Tensor& groups) 
   Tensor shares = new_empty_like_type(x, {rows, chunks}, ScalarType::Double);
   launch(
       device, moments<scalar_t>, rows, std::min(chunks, kMostRows), dim3(kThreads), data<scalar_t>(x), rows,
-      dimensions, data<int64_t>(groups), mutable_data<double>(means), mutable_data<accumulate_t<scalar_t>>(offsets),
-      mutable_data<double>(shares), chunks);
+      dimensions, data<int64_t>(groups), mutable_data<double>(means),
+      mutable_data<accumulate_t<scalar_t>>(offsets), mutable_data<double>(shares), chunks);
   launch(
       device, join_scatters, divide_up(rows, kThreads), 1, dim3(kThreads), data<double>(shares), chunks,
       data<int64_t>(groups), rows, mutable_data<double>(scatters));

@@ -1,11 +1,12 @@
-// On the GPU: rows by class, class means and scatters in one read of the batch, and the gradient's pass over the rows.
-// The number of classes stays on the device; what is counted by class has room for N of them.
+// On the GPU: rows by class, class means and scatters in one read of the batch, and the gradient's pass over the
+// rows. The number of classes stays on the device; what is counted by class has room for N of them.
 #pragma once
 
 #include "../common/cuda.h"
 #include "../common/energy_confusion.h"
 
-// A pair that names no class of the batch must not be read, in release builds neither: "device-side assert triggered".
+// A pair that names no class of the batch must not be read, in release builds neither: "device-side assert
+// triggered".
 #undef NDEBUG
 #include <cassert>
 
@@ -96,12 +97,14 @@ struct Class {
 
 constexpr int kColumns = 128; // of a block of `moments`: the lanes of a warp, four each
 
-// Block (class, chunk of columns): means relative to row 0 and, as offsets, to the class's first row, and this chunk's share of the scatter. Warps share out the
-// rows. Summed relative to the class's own first row, in float64: see the CPU kernel.
+// Block (class, chunk of columns): means relative to row 0 and, as offsets, to the class's first row, and this
+// chunk's share of the scatter. Warps share out the rows. Summed relative to the class's own first row, in
+// float64: see the CPU kernel.
 template <typename scalar_t>
 __global__ void __launch_bounds__(kThreads) moments(
     const scalar_t* __restrict__ x, int64_t rows, int64_t dimensions, const int64_t* __restrict__ groups,
-    double* __restrict__ means, accumulate_t<scalar_t>* __restrict__ offsets, double* __restrict__ scatters, int chunks) {
+    double* __restrict__ means, accumulate_t<scalar_t>* __restrict__ offsets, double* __restrict__ scatters,
+    int chunks) {
   using T = accumulate_t<scalar_t>;
   constexpr int vectors = kColumns / kWarp;
   __shared__ double sums[kWarps][kColumns];
@@ -173,8 +176,8 @@ __global__ void __launch_bounds__(kThreads) join_scatters(
   }
 }
 
-// gradient_i = scale_k·(x_i − first row of class k) + shift_k, times the incoming gradient. A warp a row, in the order
-// of the classes.
+// gradient_i = scale_k·(x_i − first row of class k) + shift_k, times the incoming gradient. A warp a row, in the
+// order of the classes.
 template <typename scalar_t>
 __global__ void __launch_bounds__(kThreads, 4) rows_from_classes(
     const scalar_t* __restrict__ x, int64_t rows, int64_t dimensions, const int64_t* __restrict__ groups,

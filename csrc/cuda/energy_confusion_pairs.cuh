@@ -33,7 +33,8 @@ struct Problem {
   __device__ double slope(double energy) const {
     return logarithmic ? 1.0 / (1.0 + energy) : 1.0;
   }
-  // From slope s_k and pull t_k (column d) to ∂loss/∂x = unit·(2/N_k)·(s_k·(x − μ_k) + t_k), relative to the first row.
+  // From slope s_k and pull t_k (column d) to ∂loss/∂x = unit·(2/N_k)·(s_k·(x − μ_k) + t_k), relative to the first
+  // row.
   __device__ double share(int64_t k) const {
     return 2 * unit() / static_cast<double>(Class(groups, rows, k).size);
   }
@@ -95,8 +96,8 @@ constexpr int kHeight = 4, kWidth = 64; // of a rectangle of class pairs, one a 
 static_assert(kHeight * kWidth == kThreads);
 constexpr int kDepth = 32; // columns of the means that are in shared memory at a time
 
-// All pairs of the logarithmic form, a block for four classes: rectangle after rectangle of pairs, distances first, then
-// what those pairs pull. A thread keeps its columns of the pulls, so nothing is summed by two.
+// All pairs of the logarithmic form, a block for four classes: rectangle after rectangle of pairs, distances
+// first, then what those pairs pull. A thread keeps its columns of the pulls, so nothing is summed by two.
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 2) all_logarithms(const Problem<T> p) {
   __shared__ double own[kHeight][kDepth], others[kWidth][kDepth + 1], slopes[kHeight][kWidth];
@@ -201,7 +202,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t start = 0; start < count; start += kWarp) {
     // Every warp sees the same pairs, so the block goes through them together.
     const int64_t index = start + lane;
-    const int64_t first = index < count ? pairs[2 * index] : -1, second = index < count ? pairs[2 * index + 1] : -1;
+    const int64_t first = index < count ? pairs[2 * index] : -1;
+    const int64_t second = index < count ? pairs[2 * index + 1] : -1;
     const bool found = first != second && (first == k || second == k);
     for (unsigned left = __ballot_sync(kAllLanes, found); left; left &= left - 1) {
       const int source = __ffs(static_cast<int>(left)) - 1;

@@ -3,6 +3,7 @@
 // backwards, so that what the first pass read last is still in the second-level cache.
 #include "../common/cuda.h"
 #include "../common/pgd_step.h"
+#include "../common/pgd_step_operators.h"
 
 #include <string>
 
@@ -277,37 +278,10 @@ void step_into(
   });
 }
 
-Tensor pgd_step(
-    Tensor adversarial, Tensor gradient, Tensor clean, std::optional<Tensor> epsilon,
-    std::optional<Tensor> step_size, double uniform_epsilon, double uniform_step_size, std::string norm,
-    double minimum, double maximum) {
-  const Tensor x = is_flat(adversarial) ? adversarial : as_contiguous(adversarial);
-  Tensor result = torch::stable::empty_like(x);
-  step_into(
-      result, x, gradient, clean, epsilon, step_size, uniform_epsilon, uniform_step_size, norm, minimum, maximum);
-  return is_flat(adversarial) ? result : in_layout_of(torch::stable::empty_like(adversarial), result);
-}
-
-void pgd_step_(
-    Tensor adversarial, Tensor gradient, Tensor clean, std::optional<Tensor> epsilon,
-    std::optional<Tensor> step_size, double uniform_epsilon, double uniform_step_size, std::string norm,
-    double minimum, double maximum) {
-  if (is_flat(adversarial)) {
-    step_into(
-        adversarial, adversarial, gradient, clean, epsilon, step_size, uniform_epsilon, uniform_step_size, norm,
-        minimum, maximum);
-    return;
-  }
-  Tensor result = pgd_step(
-      adversarial, gradient, clean, epsilon, step_size, uniform_epsilon, uniform_step_size, norm, minimum,
-      maximum);
-  torch::stable::copy_(adversarial, result);
-}
-
 } // namespace
 } // namespace robustdml
 
 STABLE_TORCH_LIBRARY_IMPL(robustdml, CUDA, library) {
-  library.impl("pgd_step", TORCH_BOX(&robustdml::pgd_step));
-  library.impl("pgd_step_", TORCH_BOX(&robustdml::pgd_step_));
+  library.impl("pgd_step", TORCH_BOX(&robustdml::pgd_step<&robustdml::step_into>));
+  library.impl("pgd_step_", TORCH_BOX(&robustdml::pgd_step_<&robustdml::step_into>));
 }
