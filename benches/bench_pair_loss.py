@@ -150,7 +150,9 @@ def test_other_losses(variant: str, kind: str, width: int, measure: Callable[...
     ],
 )
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_peak_memory(variant: str, kind: str, batch: int, class_size: int, benchmark: Any, device: str) -> None:
+def test_peak_memory(
+    variant: str, kind: str, batch: int, class_size: int, benchmark: Any, keep_peak: Callable[..., None], device: str
+) -> None:
     """What a step adds to the memory of a process of its own."""
     reason = left_out(variant, kind, batch, class_size, device)
     if reason or (batch > 8192 and variant != "ours"):
@@ -163,8 +165,7 @@ def test_peak_memory(variant: str, kind: str, batch: int, class_size: int, bench
 
     benchmark.group = f"{kind} forward and backward, B={batch} D=128, classes of {class_size}: peak memory"
     benchmark.pedantic(job, rounds=1, iterations=1)
-    benchmark.extra_info["peak_mib"] = result[0]
-    print(f"\n{benchmark.group}: {variant} {result[0]:.0f} MiB")
+    keep_peak(benchmark.group, variant, result[0])
 
 
 def peak_mib(variant: str, kind: str, batch: int, width: int, class_size: int, device: str) -> float:

@@ -95,6 +95,17 @@ def measure(
     return run
 
 
+@pytest.fixture
+def keep_peak(benchmark: Any) -> Callable[[str, str, float], None]:
+    """keep_peak(group, variant, mib): records a peak of memory among the results."""
+
+    def run(group: str, variant: str, mib: float) -> None:
+        benchmark.extra_info["peak_mib"] = mib
+        _MEASURED.setdefault(group, {})[variant] = {"peak_mib": mib}
+
+    return run
+
+
 def _environment(device: str) -> dict[str, Any]:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
@@ -135,6 +146,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         write(f"\n{group}")
         ours = variants.get("ours", {}).get("median_ms")
         for name, row in variants.items():
+            if "peak_mib" in row:
+                write(f"  {name:<34} {row['peak_mib']:9.0f} MiB")
+                continue
             share = row.get("share_of_copy_bandwidth")
             text = f"  {name:<34} {row['median_ms']:9.3f} ms"
             text += f"   {row['median_ms'] / ours:6.2f} x ours" if ours else ""

@@ -172,7 +172,7 @@ void distribution_norm_update_(
     T *to_mean = mutable_data<T>(running_mean), *to_variance = mutable_data<T>(running_var);
     const T *from_mean = data<T>(mean), *from_variance = data<T>(variance);
     for (size_t k = 0; k < counts.size(); ++k) {
-      if (counts[k] == 0) {
+      if (counts[k] <= 0) {
         continue;
       }
       const double unbiased = double(counts[k]) / double(std::max<int64_t>(counts[k] - 1, 1));

@@ -128,7 +128,8 @@ void backward(
     const Tensor& sum = strip.first == 0 ? *of_columns : *of_strip;
     matrix_product(sum, transposed(matrix), rows_of(pass.anchors.values, strip.first, strip.rows));
     if (strip.first > 0) {
-      const int64_t count = columns * depth, blocks = std::min(divide_up(count, kThreads), pass.device.multiprocessors() * 16);
+      const int64_t count = columns * depth;
+      const int64_t blocks = std::min(divide_up(count, kThreads), pass.device.multiprocessors() * 16);
       launch(pass.device, add_to<T>, blocks, 1, dim3(kThreads), mutable_data<T>(*of_columns), data<T>(sum), count);
     }
     if (distances) {
