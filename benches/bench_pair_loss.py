@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -160,8 +161,12 @@ def test_peak_memory(
     command = [sys.executable, __file__, variant, kind, str(batch), "128", str(class_size), device]
     result: list[float] = []
 
+    # The package may be a checkout that is not installed: the child looks for it where this process does.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
     def job() -> None:
-        result.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        result.append(float(run.stdout))
 
     benchmark.group = f"{kind} forward and backward, B={batch} D=128, classes of {class_size}: peak memory"
     benchmark.pedantic(job, rounds=1, iterations=1)
