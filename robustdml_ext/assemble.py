@@ -71,6 +71,7 @@ def build_network(recipe: Recipe, channels: int) -> Embedder:
         distributions=1 + auxiliary,
         norm_noise=recipe.norm_noise,
         freeze_norm=recipe.freeze_norm,
+        unit_length=recipe.loss != "npair",  # its exponents are inner products, too narrow between unit vectors
     )
 
 
@@ -98,10 +99,14 @@ LOSSES: dict[str, Callable[[Recipe, int], nn.Module]] = {
         recipe.binomial_alpha, recipe.binomial_beta, recipe.binomial_eta
     ),
     "proxyanchor": lambda recipe, classes: ProxyAnchorLoss(
-        classes, recipe.embedding_dim, recipe.proxyanchor_alpha, recipe.proxyanchor_margin, recipe.proxy_lr_scale
+        classes,
+        recipe.embedding_dim,
+        recipe.proxyanchor_alpha,
+        recipe.proxyanchor_margin,
+        recipe.proxy_lr_scale or 100.0,
     ),
     "normalizedsoftmax": lambda recipe, classes: NormalizedSoftmaxLoss(
-        classes, recipe.embedding_dim, recipe.softmax_temperature, recipe.proxy_lr_scale
+        classes, recipe.embedding_dim, recipe.softmax_temperature, recipe.proxy_lr_scale or 1.0
     ),
 }
 

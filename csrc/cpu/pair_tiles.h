@@ -225,6 +225,11 @@ Sets<T> make_sets(
     arrange(b, reference->size(0), reference->size(1), b_labels);
   }
   number_labels(a, a_labels, reference ? &b : nullptr, b_labels);
+  for (int64_t i = 0; reference && self_offset >= 0 && i < a.count; ++i) {
+    STD_TORCH_CHECK(
+        a_labels[i] == b_labels[self_offset + i], "pair_loss: anchor ", i, " has label ", a_labels[i],
+        ", but its own row of the reference, ", self_offset + i, ", has ", b_labels[self_offset + i]);
+  }
   for (int64_t i = 0; i < a.count; ++i) {
     const int64_t row = a.order[i];
     // −2: no row of the reference has it.

@@ -12,8 +12,16 @@ namespace robustdml::similarity {
 template <int step, bool upper, typename V, int... lane>
 inline V exchange(V a, V b, std::integer_sequence<int, lane...>) {
   constexpr int lanes = sizeof...(lane);
+#if defined(__clang__)
   return __builtin_shufflevector(
       a, b, (upper ? (lane & step ? lanes + lane : lane + step) : (lane & step ? lanes + lane - step : lane))...);
+#else
+  // GCC's own form, which it has had for long.
+  using I = simd::Mask<simd::element_t<V>>;
+  return __builtin_shuffle(
+      a, b,
+      I{(upper ? (lane & step ? lanes + lane : lane + step) : (lane & step ? lanes + lane - step : lane))...});
+#endif
 }
 
 template <int step, typename V, int lanes>

@@ -333,3 +333,11 @@ def test_the_kernel_itself_guards_memory() -> None:
     for arguments in ((groups[:5], scales, shifts), (groups, scales[:2], shifts), (groups, scales, shifts[:, :2])):
         with pytest.raises(RuntimeError):
             operators.energy_confusion_backward(loss, x, *arguments)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_one_class_has_a_gradient_though_no_pair(device: str) -> None:
+    x = values((5, 3), torch.float64, device, 0).requires_grad_()
+    labels = torch.zeros(5, dtype=torch.int64, device=device)
+    assert torch.autograd.gradcheck(lambda x: pairwise_energy_confusion(x, labels), x)
+    assert torch.autograd.grad(pairwise_energy_confusion(x, labels).sum(), x)[0].any()

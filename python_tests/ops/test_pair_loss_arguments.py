@@ -26,7 +26,7 @@ INTEGERS = torch.arange(3)
         ({"kind": "proxy"}, ValueError, "kind: expected one of contrastive, binomial, .*; got 'proxy'"),
         ({"parameters": (1.0,)}, ValueError, "parameters: expected finite numbers for npair: none"),
         ({"kind": "lifted", "parameters": (1.0, float("nan"))}, ValueError, "for lifted: neg_margin, pos_margin"),
-        ({"kind": "contrastive", "parameters": (0, 1, 3)}, ValueError, "power of 1 or 2, got 3"),
+        ({"kind": "contrastive", "parameters": (0, 1, 3)}, ValueError, "power: expected 1 or 2, got 3"),
         ({"kind": "multi_similarity", "parameters": (0, 1, 0, 0)}, ValueError, "alpha and beta above 0"),
         ({"squared": True}, ValueError, "squared: npair has no squared distances"),
         ({"reduction": "nonzero"}, ValueError, "reduction: expected mean or sum for npair, got 'nonzero'"),
@@ -141,3 +141,13 @@ def test_memory_grows_with_the_batch_not_with_its_pairs(kind: str, parameters: t
     command = [sys.executable, "-c", PEAK, kind, *map(str, parameters)]
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(finished.stdout) < 64, f"{finished.stdout.strip()} MiB"
+
+
+@pytest.mark.skipif(
+    not torch._C._dispatch_has_kernel_for_dispatch_key("robustdml::pair_loss", "CPU"),
+    reason="the reference does not look",
+)
+def test_an_anchors_own_row_has_its_label() -> None:
+    x, labels = torch.rand(3, 4), torch.tensor([0, 1, 2])
+    with pytest.raises(RuntimeError, match="anchor 1 has label 1, but its own row of the reference, 1, has 5"):
+        pair_loss(x, labels, "npair", reference=x, reference_labels=torch.tensor([0, 5, 2]), self_offset=0)

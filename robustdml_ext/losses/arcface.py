@@ -48,8 +48,8 @@ class ArcFaceLoss(nn.Module):
         centers = random_proxies(num_classes, embedding_dim)
         if not 0 <= margin < math.pi:
             raise ValueError(f"margin: expected an angle in [0, π), got {margin}")
-        if not scale > 0:
-            raise ValueError(f"scale: expected a number above 0, got {scale}")
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale: expected a finite number above 0, got {scale}")
         self.num_classes, self.margin, self.scale, self.center_lr = num_classes, margin, scale, center_lr
         self.centers = nn.Parameter(centers)
 

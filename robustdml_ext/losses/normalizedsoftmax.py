@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,8 +35,8 @@ class NormalizedSoftmaxLoss(nn.Module):
     ) -> None:
         super().__init__()
         proxies = random_proxies(num_classes, embedding_dim)
-        if not temperature > 0:
-            raise ValueError(f"temperature: expected a number above 0, got {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature: expected a finite number above 0, got {temperature}")
         self.temperature, self.proxy_lr_scale = temperature, proxy_lr_scale
         self.proxies = nn.Parameter(proxies)
 

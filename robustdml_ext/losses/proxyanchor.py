@@ -44,8 +44,8 @@ class ProxyAnchorLoss(nn.Module):
     ) -> None:
         super().__init__()
         proxies = random_proxies(num_classes, embedding_dim)
-        if not alpha > 0:
-            raise ValueError(f"alpha: expected a number above 0, got {alpha}")
+        if not 0 < alpha < math.inf:
+            raise ValueError(f"alpha: expected a finite number above 0, got {alpha}")
         if not math.isfinite(delta):
             raise ValueError(f"delta: expected a finite number, got {delta}")
         self.alpha, self.delta, self.proxy_lr_scale = alpha, delta, proxy_lr_scale

@@ -70,7 +70,8 @@ def _blocks_of_scores(
         rows_at_once = max(1, BLOCK_ELEMENTS // max(1, len(x)))
         for start in range(0, len(q), rows_at_once):
             rows = torch.arange(start, min(start + rows_at_once, len(q)), device=q.device)
-            scores = q[rows] @ x.T
+            with torch.autocast(x.device.type, enabled=False):  # a generator runs under its caller's
+                scores = q[rows] @ x.T
             if distance != "cosine":
                 scores = scores - (q[rows].square().sum(1)[:, None] + x.square().sum(1)) / 2
             if not unique:

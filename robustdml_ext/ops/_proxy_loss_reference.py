@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _without_autocast(function: Callable[P, R]) -> Callable[P, R]:
-    """The matrix products of `function` in the precision of its tensors, whatever the caller's autocast says."""
-
-    @wraps(function)
-    def run(*arguments: P.args, **keywords: P.kwargs) -> R:
-        device = next(a.device.type for a in arguments if isinstance(a, Tensor))
-        with torch.autocast(device, enabled=False):
-            return function(*arguments, **keywords)
-
-    return run
+from robustdml_ext.ops._registration import without_autocast
 
 
 def compute_type(embeddings: Tensor) -> torch.dtype:
@@ -57,7 +41,7 @@ def _log_one_plus_sum(exponents: Tensor, mask: Tensor) -> Tensor:
     return F.pad(exponents.masked_fill(~mask, -torch.inf), (0, 0, 1, 0)).logsumexp(0)
 
 
-@_without_autocast
+@without_autocast
 def proxy_loss_reference(
     embeddings: Tensor, proxies: Tensor, labels: Tensor, kind: str, scale: float, margin: float
 ) -> tuple[Tensor, Tensor]:
@@ -102,7 +86,7 @@ def _through_norm(gradient: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
     return (gradient - unit * (gradient * unit).sum(1, keepdim=True)) * inverse
 
 
-@_without_autocast
+@without_autocast
 def proxy_loss_backward_reference(
     gradient: Tensor, embeddings: Tensor, proxies: Tensor, labels: Tensor, statistics: Tensor,
     kind: str, scale: float, margin: float, wants_embeddings: bool, wants_proxies: bool,

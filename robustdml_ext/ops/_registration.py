@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 from robustdml_ext._load import LIBRARY, NAMESPACE
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any] | None = None) -> Any:
@@ -47,3 +52,15 @@ def below_autograd(operator: Any, *arguments: Any) -> Any:
     """Calls the operator's kernel from inside its own autograd formula."""
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*arguments)
+
+
+def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
+    """The matrix products of `function` in the precision of its tensors, whatever the caller's autocast says."""
+
+    @wraps(function)
+    def run(*arguments: P.args, **keywords: P.kwargs) -> R:
+        device = next(a.device.type for a in arguments if isinstance(a, Tensor))
+        with torch.autocast(device, enabled=False):
+            return function(*arguments, **keywords)
+
+    return run

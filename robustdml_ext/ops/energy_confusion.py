@@ -109,6 +109,8 @@ class _Moments(torch.autograd.Function):
         scales = 2 * share * grad_scatters
         shifts = share[:, None] * grad_means - scales[:, None] * (means - first)
         one = features.new_ones((), dtype=dtype)
+        # The gradient's operator returns zeros where there is no pair of classes; one class has moments all the same.
+        groups = torch.cat([groups[:-1], groups[-2:-1]])
         return _backward(one, features, groups, scales, shifts.to(dtype)), None
 
 

@@ -147,8 +147,8 @@ def pair_loss(
         parameters: its numbers, in the table's order.
         reference: y, `[M, D]`, dtype and device as `embeddings`. None: the embeddings themselves.
         reference_labels: int64 `[M]`, where there is a reference.
-        self_offset: anchor i is row `self_offset + i` of the reference, and not compared with it. None: anchors are
-            not in the reference.
+        self_offset: anchor i is row `self_offset + i` of the reference, of the same label, and not compared with it.
+            None: anchors are not in the reference.
         normalize: scale rows to unit length first; a row of zeros stays, with gradient 0.
         squared: square the distances (contrastive and triplet).
         reduction: "mean", "sum" or "nonzero".
@@ -190,7 +190,7 @@ def check_kind(kind: str, parameters: Sequence[float], squared: bool, reduction:
         names = ", ".join(facts.parameters) or "none"
         raise ValueError(f"parameters: expected finite numbers for {kind}: {names}; got {parameters!r}")
     if kind == "contrastive" and numbers[2] not in (1, 2):
-        raise ValueError(f"parameters: expected a power of 1 or 2, got {numbers[2]}")
+        raise ValueError(f"power: expected 1 or 2, got {numbers[2]}")
     if kind == "multi_similarity" and not (numbers[0] > 0 and numbers[1] > 0):
         raise ValueError(f"parameters: expected alpha and beta above 0, got {numbers[0]} and {numbers[1]}")
     if squared and not facts.squared:

@@ -128,10 +128,14 @@ def proxy_loss(
     _check.tensor("labels", labels, dtypes=(torch.int64,), rank=1)
     if embeddings.shape[0] < 1:
         raise ValueError(f"embeddings: expected [B, D] with B >= 1, got {_check.describe(embeddings)}")
-    if proxies.shape[0] < 1 or proxies.shape[1] != embeddings.shape[1]:
+    device = embeddings.device
+    if proxies.shape[0] < 1 or proxies.shape[1] != embeddings.shape[1] or proxies.device != device:
         raise ValueError(
-            f"proxies: expected [C, D] with C >= 1 and D = {embeddings.shape[1]}, got {_check.describe(proxies)}"
+            f"proxies: expected [C, D] with C >= 1 and D = {embeddings.shape[1]} on {device}, "
+            f"got {_check.describe(proxies)}"
         )
+    if labels.device != device:
+        raise ValueError(f"labels: expected [B] on {device}, got {_check.describe(labels)}")
     _check.shape("labels", labels, embeddings.shape[:1], "[B]")
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}; got {kind!r}")

@@ -164,7 +164,7 @@ def similarity(
     S is a network on concat(prototype, embedding); its first layer W₁ splits into one product per side,
     P = prototypes · W₁[:, :d]ᵀ + b₁ and E = embeddings · W₁[:, d:]ᵀ (Learning Semantic Similarities for Prototypical
     Classifiers, equation 1: the logits S(E(x), C)). Neither the `[B, C, 2d]` pairs nor the `[B, C, H]` activations are
-    made, forward or backward: memory beyond the arguments, scores and gradients is O(B·C) at most.
+    made, forward or backward: memory beyond the arguments, scores and gradients is O(B·C + (B + C)·H) at most.
 
     The drop probability is rounded to a multiple of 2^-16 (a quarter is exact, 0.1 becomes 6554/65536), and what is
     kept is scaled by 1 / (1 − the rounded probability). The mask is a function of the seed and of (b, c, h) alone: the

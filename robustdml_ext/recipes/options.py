@@ -100,8 +100,11 @@ class LossOptions(OptionGroup):
     proxyanchor_alpha: float = option(32.0, "α: sharpness.", gt=0)
     proxyanchor_margin: float = option(0.1, "δ: margin, in cosine similarity.", ge=0)
     softmax_temperature: float = option(0.05, "Temperature of the normalized softmax.", gt=0)
-    proxy_lr_scale: float = option(
-        100.0, "Learning rate of the proxies of proxyanchor and normalizedsoftmax, over the network's.", gt=0
+    proxy_lr_scale: float | None = option(
+        None,
+        "Learning rate of the proxies over the network's. None: the loss's own, 100 for proxyanchor and 1 for "
+        "normalizedsoftmax.",
+        gt=0,
     )
 
 
