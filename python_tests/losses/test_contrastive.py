@@ -57,7 +57,7 @@ def test_gradient(power: int, squared: bool) -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    for settings, message in (({"power": 3}, "power of 1 or 2"), ({"reduction": "max"}, "mean, sum or nonzero"),
+    for settings, message in (({"power": 3}, "power: expected 1 or 2"), ({"reduction": "max"}, "mean, sum or nonzero"),
                               ({"pos_margin": float("inf")}, "pos_margin, neg_margin, power")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             ContrastiveLoss(**settings)  # type: ignore[arg-type]
