@@ -11,6 +11,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -81,7 +82,11 @@ def measure(
             roofline.synchronize(device)
 
         job()  # compile and allocate outside the measurement
-        benchmark.pedantic(job, rounds=rounds, iterations=1, warmup_rounds=min(2, rounds - 1))
+        start = time.perf_counter()
+        job()
+        # Jobs of seconds get fewer rounds.
+        some = max(3, min(rounds, int(3 / (time.perf_counter() - start))))
+        benchmark.pedantic(job, rounds=some, iterations=1, warmup_rounds=1)
         seconds = benchmark.stats.stats.min
         row = {"min_ms": 1e3 * seconds, "median_ms": 1e3 * benchmark.stats.stats.median}
         if bytes:
