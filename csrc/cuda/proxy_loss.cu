@@ -178,7 +178,9 @@ class Pass {
     strip.shift = a.anchor ? static_cast<T>(a.scale * a.margin) : T(0);
     strip.margin = Margin<T>(a.margin);
     strip.widens = a.kind == Kind::arcface;
-    matrix = torch::stable::view(rows_of(buffer, 0, count * a.batch), {strip.rows, strip.columns});
+    const int64_t sizes[] = {strip.rows, strip.columns};
+    matrix = torch::stable::view(
+        rows_of(buffer, 0, count * a.batch), torch::headeronly::IntHeaderOnlyArrayRef(sizes, 2));
     const Tensor here = rows_of(directions, 0, count);
     matrix_product(matrix, a.anchor ? here : unit, transposed(a.anchor ? unit : here));
     strip.cosines = mutable_data<T>(matrix);
