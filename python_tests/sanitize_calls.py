@@ -149,7 +149,9 @@ def pair_loss(s: Source) -> list[Tensor]:
         chosen = labels[torch.randint(rows, (more,), generator=s.generator)] if rows else s.labels(more)
         options |= {"reference": reference, "reference_labels": chosen}
         if more >= rows and s.flag():
-            options["self_offset"] = s.random.randrange(more - rows + 1)
+            offset = s.random.randrange(more - rows + 1)
+            chosen[offset : offset + rows] = labels  # an anchor's own row has its label
+            options["self_offset"] = offset
     s.tame = s.tame and dtype not in (torch.float16,)
     loss = ops.pair_loss(x, labels, kind, parameters=KINDS[kind], **options)  # type: ignore[arg-type]
     return _gradient(s, loss, *inputs)
