@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from robustdml_ext.evaluation.clustering import f1, kmeans, nmi
+from robustdml_ext.evaluation.clustering import f1, nmi
 from robustdml_ext.evaluation.density import density
 from robustdml_ext.evaluation.inputs import Array, as_labels, as_matrix, check_distance, unit
+from robustdml_ext.evaluation.kmeans import kmeans
 from robustdml_ext.evaluation.retrieval import recall_at_k
 
 
