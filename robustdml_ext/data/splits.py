@@ -195,7 +195,12 @@ class LabeledImages(Dataset[Tensor]):
 
 @dataclass(frozen=True)
 class DataSplits:
-    """A data set under the zero-shot protocol: the classes of `train` and of `test` have nothing in common.
+    """What a data set's protocol trains on, tests on, and searches in.
+
+    Under a zero-shot protocol, as retrieval's, the classes of `train` and of `test` have nothing in common; where
+    `zero_shot` is False they are the same. `validation` is an official validation split, of classes that neither of the
+    others has. `gallery` is searched for the items of `test`, which are the queries; its labels are numbered as theirs.
+    Without it the test images are searched, each without itself.
 
     `channels` and `image_size` are what a model is given: images are [B, channels, image_size, image_size].
     """
@@ -205,3 +210,7 @@ class DataSplits:
     test: LabeledImages
     channels: int
     image_size: int
+    validation: LabeledImages | None = None
+    gallery: LabeledImages | None = None
+    protocol: str = "zero-shot"
+    zero_shot: bool = True
