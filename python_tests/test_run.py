@@ -69,7 +69,7 @@ def test_a_run_writes_everything_it_promises(finished: Path) -> None:
     assert {"step_size", "norm", "random_start", "restarts", "space", "norm_mode", "attacked"} <= set(stax)
     assert stax["precision"] == "float32" and stax["keep_best"] is False
     assert result["recipe"]["method"] == "mdprop" and result["recipe"]["targets"] == [1, 5]
-    assert result["weights"] == {"chosen": "last", "select_on_test": False, "best": None}
+    assert result["weights"] == {"chosen": "last", "selected_on": None, "best": None}
     assert result["environment"]["versions"]["torch"] == torch.__version__
     assert set(result["environment"]["kernels"]) == {"cpu", "cuda"}
     assert result["timing"]["steps_per_second"] > 0
@@ -152,7 +152,8 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
         (["mdprop", "--learning-rate", "inf"], "learning_rate"),
         (["mdprop", "--samples-per-class", "1"], "positive pairs"),
         (["mdprop", "--samples-per-class", "60"], "2 classes"),
-        (["mdprop", "--select-on-test", "--evaluate-every", "4", "--epochs", "3"], "select_on_test"),
+        (["mdprop", "--select-on", "validation"], "evaluate_every"),
+        (["mdprop", "--select-on", "validation", "--evaluate-every", "1", "--validation-share", "0.8"], "too few"),
         (["show", "nosuch"], "nosuch"),
         (["compare"], "at least one run"),
     ],
@@ -270,7 +271,8 @@ def test_one_class_is_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     root = _class_folders(tmp_path / "images", "abcd")
     (tmp_path / "train.txt").write_text(listed)
     words = ["mdprop", "--dataset", "folder", "--root", str(root), "--train-classes", str(tmp_path / "train.txt")]
-    assert run.main([*words, "--arch", "small", "--batch-size", "4", "--out", str(tmp_path / "r"), *_QUICK]) == 2
+    words += ["--arch", "small", "--batch-size", "4", "--select-on", "last", "--out", str(tmp_path / "r"), *_QUICK]
+    assert run.main(words) == 2
     said = _said(capsys)
     assert what in said and "train_classes" in said and not (tmp_path / "r").exists()
 
@@ -292,6 +294,7 @@ def test_the_process_that_meets_a_broken_image_names_it(tmp_path: Path) -> None:
         listener.bind(("127.0.0.1", 0))
         port = str(listener.getsockname()[1])
     words = ["standard", "--dataset", "folder", "--root", str(root), "--arch", "small", "--batch-size", "4"]
+    words += ["--select-on", "last"]
     words += ["--augment", "crop-flip", "--out", str(tmp_path / "r"), "--device", "cpu", *_QUICK]
     started = []
     for rank in ("0", "1"):

@@ -52,7 +52,12 @@ def assemble(recipe: Recipe) -> Assembled:
         augment=recipe.augment,
         train_classes=recipe.train_classes,
         on_broken=recipe.on_broken,
+        cache=recipe.cache,
+        protocol=recipe.protocol,
+        download=recipe.download,
     )
+    if recipe.select_on == "validation":
+        splits = data.hold_out(splits, recipe.validation_share, recipe.seed)
     data.check_classes(splits)
     torch.manual_seed(recipe.seed)
     embedder = build_network(recipe, splits.channels)

@@ -21,6 +21,7 @@ PROGRAM = "python -m robustdml_ext.run"
 _SIGPIPE = 128 + 13  # what a shell reports of a program that ends as its reader does
 
 TOOLS = {
+    "evaluate": "Judge any model: clean, corrupted, and under every attack; a checkpoint, torchvision's, or your own.",
     "list": "Methods, data sets and packaged recipes.",
     "show": "A recipe, whole, and the figures published for it.",
     "compare": "Finished runs side by side: mean and deviation over seeds, as a table and a figure.",
@@ -42,6 +43,8 @@ examples:
       MDProp on scikit-learn's digits: nothing to download, about a minute on a laptop
   {program} mdprop --dataset sop --root DIR --targets 1 5 --out runs/sop --resume
       on Stanford Online Products; the same command goes on after it was stopped
+  {program} evaluate runs/sop --corruptions all
+      everything that may befall a trained model, in one table with one score
   torchrun --nproc-per-node 2 -m robustdml_ext.run mdprop --recipe mdprop/sop-mdprop-1-5 --root DIR
       a published row, on two processes
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from python_tests.data.images import write_image
 from robustdml_ext import data
+from robustdml_ext.data.sets import ClassFolders
 
 MakeFolder = Callable[..., Path]
 
@@ -126,6 +127,29 @@ def test_sixteen_bit_grey_is_scaled(make_folder: MakeFolder) -> None:
 
 def test_default_cache_has_a_limit(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_folder({"a": 2, "b": 2})
-    monkeypatch.setattr("robustdml_ext.data.folder.CACHE_LIMIT", 4 * 144 - 1)
+    monkeypatch.setattr("robustdml_ext.data.sets.folder.CACHE_LIMIT", 4 * 144 - 1)
     assert not data.load("folder", str(root)).train.cache
     assert data.load("folder", str(root), cache="memory").train.cache
+
+
+def test_the_data_set_class_has_the_same_images(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 2, "b": 1, "c": 3}, "RGB", (12, 12))
+    for split in ("train", "test"):
+        loaded = getattr(data.load("folder", root), split)
+        own = ClassFolders(root, split)
+        assert (own.paths, own.classes) == (loaded.paths, loaded.class_names)
+        assert own.targets == loaded.labels.tolist() and len(own) == len(loaded)
+        for index, (image, target) in enumerate(own):
+            assert torch.equal(torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255, loaded[index])
+            assert target == own.targets[index]
+    with pytest.raises(data.DataError, match="does not exist"):
+        ClassFolders(root / "nowhere")
+    with pytest.raises(ValueError, match="split must be one of train, test, got 'val'"):
+        ClassFolders(root, "val")
+
+
+def test_a_cache_on_disk(make_folder: MakeFolder, tmp_path: Path) -> None:
+    root = make_folder({"a": 2, "b": 2}, "RGB", (12, 10))
+    plain, cached = (data.load("folder", root, cache=cache).train for cache in ("none", str(tmp_path / "cache")))
+    assert torch.equal(plain.batch([0, 1])[0], cached.batch([0, 1])[0])
+    assert len(list((tmp_path / "cache").glob("*.cache"))) == 2 and not cached.cache

@@ -13,56 +13,6 @@ from robustdml_ext import data
 MakeFolder = Callable[..., Path]
 
 
-def test_digits() -> None:
-    splits = data.load("digits")
-    assert (len(splits.train), len(splits.test)) == (901, 896)
-    assert (splits.channels, splits.image_size) == (1, 8)
-    assert splits.train.class_names == list("01234") and splits.test.class_names == list("56789")
-    images, labels = splits.train.batch(range(901))
-    assert images.shape == (901, 1, 8, 8) and images.dtype == torch.float32
-    assert images.min() == 0 and images.max() == 1 and labels.unique().tolist() == [0, 1, 2, 3, 4]
-    assert torch.equal(images * 16, (images * 16).round())
-    assert torch.equal(splits.train[3], images[3]) and torch.equal(splits.train[-1], images[-1])
-
-
-def test_digits_match_scikit_learn() -> None:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    test = data.load("digits").test
-    expected = torch.from_numpy(bunch.images[bunch.target >= 5] / 16).float()
-    assert torch.equal(test.batch(range(len(test)))[0][:, 0], expected)
-    assert (test.labels.numpy() + 5).tolist() == bunch.target[bunch.target >= 5].tolist()
-
-
-def test_digits_larger_and_in_color() -> None:
-    splits = data.load("digits", image_size=16, channels=3)
-    image = splits.train[0]
-    assert (
-        image.shape == (3, 16, 16)
-        and torch.equal(image[0], image[2])
-        and (splits.channels, splits.image_size) == (3, 16)
-    )
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"name": "cifar"},
-        {"name": "digits", "channels": 2},
-        {"name": "digits", "image_size": 0},
-        {"name": "digits", "augment": "mixup"},
-        {"name": "digits", "on_broken": "ignore"},
-        {"name": "digits", "cache": "disk"},
-        {"name": "digits", "train_classes": "x.txt"},
-        {"name": "folder", "root": "x", "check_counts": True},
-    ],
-)
-def test_wrong_arguments(arguments: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"got|unknown|is for"):
-        data.load(**arguments)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("cache", ["none", "memory"])
 def test_augmentation_is_a_function_of_the_key(make_folder: MakeFolder, cache: str) -> None:
     root = make_folder({"a": 3, "b": 3}, "RGB", (40, 30))
@@ -207,15 +157,3 @@ def test_select_classes() -> None:
     for classes in ([0, 0], [5], [-1]):
         with pytest.raises(ValueError, match="classes must be distinct"):
             train.select_classes(classes)
-
-
-def test_probe(sop_folder: Path, make_folder: MakeFolder, tmp_path: Path) -> None:
-    found = {p.name: p for p in data.probe(str(sop_folder))}
-    assert set(found) == set(data.NAMES)
-    assert found["digits"].found and found["sop"].found
-    assert "train 12 images of 3 classes" in found["sop"].detail and "not the published" in found["sop"].detail
-    found = {p.name: p for p in data.probe(str(make_folder({"a": 1, "b": 2, "c": 1})))}
-    assert not found["sop"].found and "lifted_struct" in found["sop"].detail
-    assert found["folder"].found and "4 images in 1 training and 2 test classes" in found["folder"].detail
-    for root in (None, str(tmp_path / "nowhere")):
-        assert [p.found for p in data.probe(root)] == [True, False, False]

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from retrieval_cases import in_order, integer_embeddings, labels_for
 from sklearn.neighbors import NearestNeighbors
 
 from robustdml_ext.evaluation import recall_at_k
@@ -20,43 +24,11 @@ def brute_force(
     distance: str,
     exclude_self: bool,
 ) -> dict[int, float]:
-    """Every distance by itself, in order (distance, index)."""
     hits = dict.fromkeys(K, 0)
-    for i, query in enumerate(queries.astype(np.float64)):
-        order = []
-        for j, item in enumerate(items.astype(np.float64)):
-            if exclude_self and i == j:
-                continue
-            if distance == "euclidean":
-                order.append((float(((query - item) ** 2).sum()), j))
-            else:
-                order.append((-float(query @ item) / np.sqrt(float(query @ query) * float(item @ item)), j))
-        order.sort()
+    for label, order in zip(query_labels, in_order(queries, items, distance, exclude_self), strict=True):
         for k in K:
-            hits[k] += any(item_labels[j] == query_labels[i] for _, j in order[:k])
+            hits[k] += any(item_labels[j] == label for j in order[:k])
     return {k: hit / len(queries) for k, hit in hits.items()}
-
-
-def labels_for(draw: st.DrawFn, count: int) -> np.ndarray:
-    kind = draw(st.sampled_from(["random", "one class", "all distinct", "singletons"]))
-    random = np.random.default_rng(draw(st.integers(0, 99)))
-    if kind == "one class":
-        return np.full(count, -7)
-    if kind == "all distinct":
-        return random.permutation(count)
-    labels = random.integers(0, max(1, count // 3), count) * 1_000_003
-    if kind == "singletons":
-        labels[: count // 2] = 10**12 + np.arange(count // 2)
-    return labels
-
-
-@st.composite
-def integer_embeddings(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Small integers: distances are exact and tie all the time, duplicates included."""
-    count, dims = draw(st.integers(1, 40)), draw(st.integers(1, 5))
-    random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    embeddings = random.integers(-2, 3, (count, dims)).astype(draw(st.sampled_from([np.float32, np.float64])))
-    return embeddings, labels_for(draw, count)
 
 
 @given(integer_embeddings(), st.sampled_from([2.0**-60, 1.0, 3.0, 2.0**60]))
@@ -110,6 +82,47 @@ def test_against_scikit_learn() -> None:
     got = recall_at_k(embeddings, labels)
     assert got == {k: (labels[neighbors[:, :k]] == labels[:, None]).any(1).mean() for k in (1, 2, 4, 8)}
     assert 0.2 < got[1] < got[8] < 1
+
+
+@given(integer_embeddings(), st.booleans(), st.data())
+def test_faiss_backend(data: tuple[np.ndarray, np.ndarray], separate: bool, more: st.DataObject) -> None:
+    # Distances of random embeddings do not tie: here both backends must agree.
+    random = np.random.default_rng(len(data[1]))
+    embeddings, labels = random.normal(size=(len(data[1]), 9)), data[1]
+    gallery = (random.normal(size=(17, 9)), random.choice(labels, 17)) if separate else ()
+    distance = more.draw(st.sampled_from(["cosine", "euclidean"]))
+    own = recall_at_k(embeddings, labels, K, *gallery, distance=distance)
+    assert recall_at_k(embeddings, labels, K, *gallery, distance=distance, backend="faiss") == own
+    # Where they do, only recall at every depth is sure.
+    own = recall_at_k(*data, 100, distance="euclidean")
+    assert recall_at_k(*data, 100, distance="euclidean", backend="faiss") == own
+
+
+def test_pytorch_metric_learning_leaves_lone_queries_out() -> None:
+    random = np.random.default_rng(0)
+    labels = np.append(random.integers(0, 10, 80), [50, 51, 52])
+    embeddings = (random.normal(size=(53, 8))[labels] + random.normal(size=(83, 8))).astype(np.float32)
+    calculator = AccuracyCalculator(include=("precision_at_1",), k=1, device=torch.device("cpu"))
+    theirs = calculator.get_accuracy(embeddings, labels)["precision_at_1"]
+    got = recall_at_k(embeddings, labels, 1, distance="euclidean")[1]
+    assert got == pytest.approx(theirs * 80 / 83, abs=1e-12) and 0.3 < got < 0.9
+
+
+def test_any_number_type_and_container() -> None:
+    random = np.random.default_rng(0)
+    embeddings, labels = random.integers(0, 100, (60, 5)), random.integers(0, 6, 60)
+    expected = recall_at_k(embeddings, labels)
+    for dtype in (np.int8, np.uint16, np.float16, np.float32, np.longdouble, ">f8"):
+        assert recall_at_k(embeddings.astype(dtype), labels.astype(np.uint8).tolist()) == expected
+    for dtype in (torch.int32, torch.uint8, torch.bfloat16, torch.float16):
+        assert recall_at_k(torch.from_numpy(embeddings).to(dtype), tuple(labels.tolist())) == expected
+    frozen = embeddings.astype(np.float64)
+    frozen.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert recall_at_k(frozen, labels) == expected
+        assert recall_at_k(embeddings[::-1], labels[::-1])[8] > 0
+        assert recall_at_k(np.asfortranarray(embeddings), labels) == expected
 
 
 @pytest.mark.parametrize("count,dims", [(1037, 64), (333, 7), (2050, 100)])
@@ -173,6 +186,9 @@ L4 = np.array([0, 0, 1, 1])
         ({"embeddings": E2, "labels": L4, "k": ()}, ValueError, "k must"),
         ({"embeddings": E2, "labels": L4, "distance": "hamming"}, ValueError, "hamming"),
         ({"embeddings": E2, "labels": L4, "gallery": E2}, ValueError, "together"),
+        ({"embeddings": E2, "labels": L4, "backend": "gpu"}, ValueError, "backend must be one of own, faiss"),
+        ({"embeddings": E2 > 0, "labels": L4}, TypeError, "real numbers, got bool"),
+        ({"embeddings": E2 * 1j, "labels": L4}, TypeError, "real numbers, got complex"),
         (
             {"embeddings": E2, "labels": L4, "gallery": np.ones((4, 3)), "gallery_labels": L4},
             ValueError,

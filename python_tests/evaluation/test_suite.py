@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from robustdml_ext import data, evaluation
+from robustdml_ext.evaluation.chance import ami
+from robustdml_ext.evaluation.pairs import all_pairs_eer
+from robustdml_ext.evaluation.retrieval import ranking_scores
+from robustdml_ext.evaluation.spectrum import rho_spectrum
 
 
 def blobs() -> tuple[Tensor, Tensor]:
@@ -38,6 +44,114 @@ def test_repeats_and_is_free_of_scale_and_container() -> None:
     assert evaluation.evaluate(embeddings * lengths, labels) == figures
     assert evaluation.evaluate(embeddings * lengths, labels, distance="euclidean") != figures
     assert evaluation.evaluate(embeddings.requires_grad_(), labels, device="cpu") == figures
+
+
+ALL = [
+    "recall@1",
+    "map@r",
+    "r_precision",
+    "nmi",
+    "f1",
+    "ami",
+    "pi_intra",
+    "pi_inter",
+    "pi_ratio",
+    "rho_spectrum",
+    "eer",
+]
+
+
+def test_all_groups() -> None:
+    embeddings, labels = blobs()
+    figures = evaluation.evaluate(embeddings, labels, recall_at=(1,), metrics="all")
+    assert list(figures) == ALL and all(type(value) is float for value in figures.values())
+    unit = embeddings / embeddings.norm(dim=1, keepdim=True)
+    clusters = evaluation.kmeans(unit, 8, 0)
+    assert figures["ami"] == ami(clusters, labels)
+    assert figures["map@r"] == ranking_scores(embeddings, labels)["map@r"]
+    assert figures["rho_spectrum"] == pytest.approx(rho_spectrum(embeddings), abs=1e-12)
+    assert figures["eer"] == pytest.approx(all_pairs_eer(embeddings, labels), abs=1e-9)
+    for name in ("recall", "ranking", "clustering", "ami", "density", "spectrum", "verification"):
+        part = evaluation.evaluate(embeddings, labels, recall_at=(1,), metrics=name)
+        assert part and part == {key: figures[key] for key in part}
+    some = evaluation.evaluate(embeddings, labels, recall_at=(1,), metrics=("verification", "ami", "recall"))
+    assert list(some) == ["recall@1", "ami", "eer"]
+    assert list(evaluation.evaluate(embeddings, labels, metrics=["spectrum", "ami"], clustering=False)) == [
+        "rho_spectrum"
+    ]
+    default = evaluation.evaluate(embeddings, labels, metrics="default")
+    assert default == evaluation.evaluate(embeddings, labels)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_queries_against_a_gallery(distance: str) -> None:
+    embeddings, labels = blobs()
+    embeddings = embeddings.double() * torch.linspace(0.5, 2, 96)[:, None]
+    query = torch.arange(96) % 3 == 0
+    split = {"gallery": embeddings[~query], "gallery_labels": labels[~query]}
+    options = {"recall_at": (1, 3), "distance": distance, "metrics": "all"}
+    figures = evaluation.evaluate(embeddings[query], labels[query], **split, **options)
+    scaled = embeddings / embeddings.norm(dim=1, keepdim=True) if distance == "cosine" else embeddings
+    sides = [scaled[query], labels[query], scaled[~query], labels[~query]]
+    recalls = evaluation.recall_at_k(sides[0], sides[1], (1, 3), sides[2], sides[3], distance)
+    assert figures["recall@1"] == recalls[1] and figures["recall@3"] == recalls[3]
+    assert figures["map@r"] == pytest.approx(ranking_scores(*sides, distance=distance)["map@r"], abs=1e-12)
+    assert figures["eer"] == pytest.approx(all_pairs_eer(*sides, distance=distance), abs=1e-7)
+    # One set, queries first.
+    both, names = torch.cat([scaled[query], scaled[~query]]), torch.cat([labels[query], labels[~query]])
+    together = evaluation.evaluate(both, names, **options)
+    for name in ("nmi", "f1", "ami", "pi_intra", "pi_inter", "pi_ratio", "rho_spectrum"):
+        assert figures[name] == pytest.approx(together[name], abs=1e-12), name
+    for name in ("recall@1", "map@r", "eer"):
+        assert figures[name] != together[name], name
+
+
+def test_gallery_of_another_container_and_more_classes() -> None:
+    embeddings, labels = blobs()
+    figures = evaluation.evaluate(
+        embeddings[:24].numpy(),
+        labels[:24].tolist(),
+        gallery=embeddings[12:].double(),
+        gallery_labels=labels[12:].int(),
+    )
+    assert figures["nmi"] > 0.5 and 0 <= figures["recall@1"] < 1  # class 0 is not in the gallery
+    with pytest.raises(ValueError, match="together"):
+        evaluation.evaluate(embeddings, labels, gallery=embeddings)
+    with pytest.raises(ValueError, match="gallery must have the queries' 6 dimensions, got 2"):
+        evaluation.evaluate(embeddings, labels, gallery=np.eye(2), gallery_labels=[0, 1])
+    with pytest.raises(ValueError, match=r"gallery_labels must have shape \[2\]"):
+        evaluation.evaluate(embeddings, labels, gallery=np.eye(2), gallery_labels=[0])
+    with pytest.raises(ValueError, match=r"gallery must be finite; 1 of 96 rows.*the first is row 5"):
+        broken = embeddings.clone()
+        broken[5, 0] = torch.nan
+        evaluation.evaluate(embeddings, labels, gallery=broken, gallery_labels=labels)
+
+
+def test_faiss_backend_agrees_where_nothing_ties() -> None:
+    embeddings, labels = blobs()
+    own = evaluation.evaluate(embeddings, labels, metrics=("recall", "ranking"))
+    assert evaluation.evaluate(embeddings, labels, metrics=("recall", "ranking"), backend="faiss") == own
+    figures = evaluation.evaluate(embeddings, labels, backend="faiss")
+    clusters = evaluation.kmeans(embeddings / embeddings.norm(dim=1, keepdim=True), 8, 0, backend="faiss")
+    assert figures["nmi"] == evaluation.nmi(clusters, labels)
+
+
+def test_undefined_figures_are_nan() -> None:
+    embeddings = blobs()[0][:5]
+    for labels in ([1] * 5, list(range(5))):
+        figures = evaluation.evaluate(embeddings, labels, metrics="all")
+        assert math.isnan(figures["eer"]) and math.isnan(figures["pi_ratio"])
+    assert math.isnan(figures["map@r"]) and figures["recall@1"] == 0
+    assert figures["nmi"] == figures["ami"] == figures["f1"] == 1  # every point its own cluster
+
+
+def test_wrong_groups() -> None:
+    embeddings, labels = blobs()
+    for metrics, message in (("everything", "got 'everything'"), (["recall", "ppr"], "got 'ppr'"), ((), "got none")):
+        with pytest.raises(ValueError, match=f"metrics must be 'default', 'all' or groups out of recall,.*{message}"):
+            evaluation.evaluate(embeddings, labels, metrics=metrics)
+    with pytest.raises(ValueError, match="backend must be one of own, faiss, got 'cuml'"):
+        evaluation.evaluate(embeddings, labels, backend="cuml")
 
 
 def test_without_clustering() -> None:

@@ -114,7 +114,7 @@ def test_the_table_of_a_run_shows_published_figures_beside() -> None:
     for word in ("clean", "STAX PGD-20, ε = 0.1", "50.00", "77.77", "33.33"):
         assert word in out.getvalue()
     assert "optimistic" not in out.getvalue()
-    Console(file=out, width=140).print(result_table({**result, "weights": {"select_on_test": True}}))
+    Console(file=out, width=140).print(result_table({**result, "weights": {"selected_on": "test"}}))
     assert "optimistic" in out.getvalue()
 
 

@@ -232,7 +232,8 @@ def test_evaluations_are_recorded_and_do_not_touch_the_training(whole: Path, tmp
     assert [line["epoch"] for line in lines if line["kind"] == "test"] == [1, 2]
 
 
-def test_best_is_kept_only_where_selection_on_test_was_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("select_on", ["validation", "test"])
+def test_best_is_kept_only_where_selection_was_asked_for(tmp_path: Path, select_on: str) -> None:
     scores = [0.2, 0.9, 0.9, 0.4]
 
     def recipe(**fields: Any) -> Any:
@@ -245,7 +246,7 @@ def test_best_is_kept_only_where_selection_on_test_was_asked_for(tmp_path: Path)
 
     assert run("last").best is None
     assert load_checkpoint(tmp_path / "last" / "best.pt")["step"] == 60
-    assert run("selected", select_on_test=True).best == {"recall@1": 0.9, "epoch": 2}
+    assert run("selected", select_on=select_on).best == {"recall@1": 0.9, "epoch": 2}
     assert load_checkpoint(tmp_path / "selected" / "best.pt")["step"] == 30
     assert load_checkpoint(tmp_path / "selected" / "last.pt")["step"] == 60
 
@@ -287,7 +288,7 @@ def test_a_kill_between_the_two_checkpoints_loses_no_best_weights(
     scores = [0.2, 0.9]
 
     def run(*, go_on: bool) -> None:
-        recipe = tiny_recipe(evaluate_every=1, select_on_test=True)
+        recipe = tiny_recipe(evaluate_every=1, select_on="test")
         tiny_trainer(tmp_path, recipe, evaluate=lambda _: {"recall@1": scores.pop(0)}).run(go_on=go_on)
 
     def dying(path: Path, state: dict[str, Any]) -> None:
@@ -304,12 +305,15 @@ def test_a_kill_between_the_two_checkpoints_loses_no_best_weights(
     assert load_checkpoint(tmp_path / "best.pt")["step"] == 30 == load_checkpoint(tmp_path / "last.pt")["step"]
 
 
-def test_selection_without_an_evaluation_to_come_is_refused_before_training(tmp_path: Path) -> None:
-    recipe = tiny_recipe(epochs=3, evaluate_every=3, select_on_test=True, save_every=15)
-    trainer = tiny_trainer(tmp_path, recipe)
-    assert isinstance(trainer.method, TinyMethod)
-    trainer.method.die_at = 31
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run()
-    with pytest.raises(RunRefusedError, match=r"nothing to choose from.*lower evaluate_every"):
-        tiny_trainer(tmp_path, recipe.model_copy(update={"evaluate_every": 2})).run(go_on=True)
+def test_what_selects_is_evaluated_after_the_last_epoch_too(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def evaluate(_: torch.nn.Module) -> dict[str, float]:
+        asked.append(1)
+        return {"recall@1": 0.5 + len(asked) / 10}
+
+    recipe = tiny_recipe(epochs=3, evaluate_every=2, select_on="validation")
+    assert tiny_trainer(tmp_path, recipe, evaluate=evaluate).run().best == {"recall@1": 0.7, "epoch": 3}
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["kind"] == "validation"] == [2, 3]
+    assert load_checkpoint(tmp_path / "best.pt")["step"] == 45

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from robustdml_ext import ops
-from robustdml_ext.attacks.objectives import Objective
+from robustdml_ext.attacks.balls import better, check_ball, check_images, check_starts, start_from, uniform_noise
+from robustdml_ext.attacks.folding import faster
+from robustdml_ext.attacks.gradient import AnyObjective, values_and_gradient
 from robustdml_ext.attacks.victim import check_norm_mode, embed, under_attack
 
 
@@ -18,6 +19,11 @@ class PGD:
 
     x ← Π(x ± α · direction(∇ₓ objective(f(x)))), from the image itself or from noise around it; Π projects to
     the ball of radius ε around the image and to the pixel range [0, 1].
+
+    With momentum μ > 0 it is MI-FGSM (Dong et al. 2018, equations 6 and 7): the direction is that of
+        g ← μ·g + ∇ₓ / mean|∇ₓ|,
+    each sample's gradient divided by the mean of its absolute values (its l1 norm, up to the constant number of
+    pixels), from g = 0 at every start. For l2 the sum is the same and the step goes along g / ‖g‖₂ (their equation 8).
 
     Args:
         epsilon: radius ε, in pixels; a number, or one a sample `[B]`.
@@ -31,6 +37,7 @@ class PGD:
         norm_mode: what the victim's norm layers normalize by: `"eval"`, running statistics, or `"train"`,
             those of the batch. Neither changes the running ones.
         distribution: of an Embedder, the one attacked; `perturb` can name several.
+        momentum: μ; 0 for none.
 
     Raises:
         ValueError: a number out of its range, or an unknown name.
@@ -47,20 +54,15 @@ class PGD:
         keep_best: bool = False,
         norm_mode: str = "eval",
         distribution: int = 0,
+        momentum: float = 0.0,
     ) -> None:
         if steps < 1:
             raise ValueError(f"steps: expected a number >= 1, got {steps}")
-        if not isinstance(epsilon, Tensor) and not epsilon >= 0:
-            raise ValueError(f"epsilon: expected a number >= 0, got {epsilon}")
-        if norm not in ("linf", "l2"):
-            raise ValueError(f"norm: expected 'linf' or 'l2', got {norm!r}")
-        if not random_start >= 0:
-            raise ValueError(f"random_start: expected a number >= 0, got {random_start}")
-        if restarts < 1:
-            raise ValueError(f"restarts: expected a number >= 1, got {restarts}")
-        if restarts > 1 and random_start == 0:
-            raise ValueError(f"restarts: {restarts} from the same start are all the same; set random_start")
+        check_ball(epsilon, norm)
+        check_starts(random_start, restarts)
         check_norm_mode(norm_mode)
+        if not 0 <= momentum < float("inf"):
+            raise ValueError(f"momentum: expected a finite number >= 0, got {momentum}")
         self.epsilon = epsilon
         self.steps = steps
         self.step_size = epsilon / steps if step_size is None else step_size
@@ -70,12 +72,13 @@ class PGD:
         self.keep_best = keep_best
         self.norm_mode = norm_mode
         self.distribution = distribution
+        self.momentum = momentum
 
     def perturb(
         self,
         model: nn.Module,
         images: Tensor,
-        objective: Objective | Callable[[Tensor], Tensor],
+        objective: AnyObjective,
         *,
         segments: Sequence[int] | None = None,
         generator: torch.Generator | None = None,
@@ -84,7 +87,8 @@ class PGD:
         """Adversarial images for `images`.
 
         The victim is left as it was: parameters, gradients, buffers, flags. Works under `torch.no_grad()`.
-        Under autocast the images stay in their own precision.
+        Under autocast the images stay in their own precision. A RuntimeWarning says where the victim passes
+        a gradient of zero to all images (looked at on the CPU, at the first step).
 
         Args:
             model: the victim, images `[B, C, H, W]` → embeddings `[B, D]`; any module.
@@ -99,11 +103,12 @@ class PGD:
             Images within ε of `images` and within [0, 1]; detached, with the dtype and layout of `images`.
 
         Raises:
-            TypeError: images are no floating-point batch, or the victim does not fit.
+            TypeError: images are no floating-point batch, or the victim does not fit or has no gradient.
             ValueError: images lie outside of [0, 1] (checked on the CPU), or shapes do not fit.
         """
-        _check_images(images)
-        with under_attack(model, self.norm_mode):
+        check_images(images)
+        passes = self.steps * self.restarts if self.norm_mode == "eval" else 0
+        with under_attack(model, self.norm_mode), faster(model, images, passes) as victim:
             # A copy, as a tensor made in inference mode cannot enter a graph.
             clean = images.detach().clone()
             best: Tensor | None = None
@@ -111,18 +116,17 @@ class PGD:
             for restart in range(self.restarts):
                 if restart > 0 or noise is None:
                     noise = self.draw_noise(clean, generator)
-                adversarial = self._start(clean, noise)
+                adversarial = start_from(clean, noise, self.epsilon, self.norm)
+                direction: Tensor | None = None
                 for step in range(self.steps):
-                    adversarial.requires_grad_()
-                    embeddings = embed(model, adversarial, segments, self.distribution)
-                    if restart == 0 and step == 0 and isinstance(objective, Objective):
-                        objective = objective.at_start(embeddings.detach())
-                    values = objective(embeddings)
-                    (gradient,) = torch.autograd.grad(values.sum(), adversarial)
-                    adversarial.requires_grad_(False)
+                    objective, values, gradient = values_and_gradient(
+                        victim, adversarial, objective, segments, self.distribution, start=restart == 0 and step == 0
+                    )
                     maximize = bool(getattr(objective, "maximize", False))
                     if self.keep_best:
-                        best, best_values = _better(adversarial, values, best, best_values, maximize)
+                        best, best_values = better(adversarial, values, best, best_values, maximize)
+                    if self.momentum > 0:
+                        gradient = direction = self._accumulate(direction, gradient)
                     ops.pgd_step_(
                         adversarial, gradient, clean,
                         epsilon=self.epsilon, step_size=self.step_size, norm=self.norm, maximize=maximize,
@@ -130,8 +134,8 @@ class PGD:
                 if not self.keep_best and self.restarts == 1:
                     return adversarial
                 with torch.no_grad():
-                    values = objective(embed(model, adversarial, segments, self.distribution))
-                best, best_values = _better(adversarial, values, best, best_values, maximize)
+                    values = objective(embed(victim, adversarial, segments, self.distribution))
+                best, best_values = better(adversarial, values, best, best_values, maximize)
             assert best is not None
             return best
 
@@ -150,30 +154,13 @@ class PGD:
         """
         if self.random_start == 0:
             return None
-        own = generator
-        if own is not None and own.device != images.device:
-            seed = int(torch.randint(2**62, (), generator=generator, device=own.device))
-            own = torch.Generator(images.device).manual_seed(seed)
-        shape = (len(images) if rows is None else rows, *images.shape[1:])
-        options: dict[str, Any] = {"generator": own, "dtype": images.dtype, "device": images.device}
-        if self.norm == "linf":
-            return (torch.rand(shape, **options) * 2 - 1) * self.random_start
-        direction = torch.randn(shape, **options)
-        per_sample = (-1,) + (1,) * (len(shape) - 1)
-        length = direction.flatten(1).norm(dim=1).reshape(per_sample).clamp_min(torch.finfo(images.dtype).tiny)
-        # In d dimensions the share r^d of a ball's volume lies within the share r of its radius.
-        radius = torch.rand(shape[:1], **options) ** (1 / direction[0].numel())
-        offset: Tensor = self.random_start * radius.reshape(per_sample) * direction / length
-        return offset  # type: ignore[no-any-return]
+        return uniform_noise(images, self.random_start, self.norm, generator, rows)
 
-    def _start(self, clean: Tensor, noise: Tensor | None) -> Tensor:
-        if noise is None:
-            return clean.clone()
-        if noise.shape != clean.shape:
-            raise ValueError(f"noise: expected the images' shape {list(clean.shape)}, got {list(noise.shape)}")
-        start = (clean + noise).to(clean.dtype)
-        # A step of length 0 only projects.
-        return ops.pgd_step_(start, start, clean, epsilon=self.epsilon, step_size=0.0, norm=self.norm)
+    def _accumulate(self, direction: Tensor | None, gradient: Tensor) -> Tensor:
+        """μ·g + ∇ / mean|∇|; a gradient of zero adds nothing."""
+        mean = gradient.abs().mean(dim=tuple(range(1, gradient.dim())), keepdim=True)
+        scaled = torch.where(mean > 0, gradient / mean, 0.0)
+        return scaled if direction is None else direction.mul_(self.momentum).add_(scaled)
 
 
 class FGSM(PGD):
@@ -207,28 +194,3 @@ class BIM(PGD):
             norm_mode=norm_mode,
             distribution=distribution,
         )
-
-
-def _better(
-    images: Tensor, values: Tensor, best: Tensor | None, best_values: Tensor | None, maximize: bool
-) -> tuple[Tensor, Tensor]:
-    """Each sample's better one of two iterates; the earlier one where they tie."""
-    values = values.detach()
-    if best is None or best_values is None:
-        return images.clone(), values
-    improved = values > best_values if maximize else values < best_values
-    rows = improved.reshape((-1,) + (1,) * (images.dim() - 1))
-    return torch.where(rows, images, best), torch.where(improved, values, best_values)
-
-
-def _check_images(images: object) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images: expected a floating-point tensor with pixels in [0, 1], got {got}")
-    if images.dim() < 2:
-        raise ValueError(f"images: expected a batch [B, C, H, W], got shape {list(images.shape)}")
-    # On CUDA the look would wait for the device.
-    if images.is_cpu and images.numel():
-        lowest, highest = (float(bound) for bound in images.detach().aminmax())
-        if lowest < 0 or highest > 1:
-            raise ValueError(f"images: expected pixels in [0, 1], got {lowest:.4g} to {highest:.4g}")

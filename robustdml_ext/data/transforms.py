@@ -66,19 +66,40 @@ class Transform:
         """Whether the result depends on a key."""
         return self.augment != "none"
 
-    def fixed(self, image: Tensor) -> Tensor:
-        """The part that is always the same, [C, H, W] to [C, h, w] of one type; what a cache may keep."""
-        if self.random or (not self.center_crop and image.shape[-2:] == (self.size, self.size)):
+    def resized(self, image: Tensor) -> Tensor:
+        """[C, H, W] at the size that testing looks at it: the shorter side, or the square as a whole; see the class.
+
+        What a cache on disk keeps, as central and random crops alike can be cut from it.
+        """
+        height, width = image.shape[-2:]
+        to = [round(self.size * 256 / 224)] if self.center_crop else [self.size, self.size]
+        if min(height, width) == to[0] and (self.center_crop or height == width):
             return image
         # Takes seconds to import, and listing the data sets never needs it.
         from torchvision.transforms.v2 import functional as F
 
-        if self.center_crop:
-            shorter = round(self.size * 256 / 224)
-            if min(image.shape[-2:]) != shorter:
-                image = F.resize(image, [shorter], antialias=True)
-            return torch.as_tensor(F.center_crop(image, [self.size, self.size]))
-        return torch.as_tensor(F.resize(image, [self.size, self.size], antialias=True))
+        return torch.as_tensor(F.resize(image, to, antialias=True))
+
+    def fixed(self, image: Tensor) -> Tensor:
+        """The part that is always the same, [C, H, W] to [C, h, w] of one type; what memory may keep."""
+        if self.random:
+            return image
+        image = self.resized(image)
+        if not self.center_crop:
+            return image
+        from torchvision.transforms.v2 import functional as F
+
+        return torch.as_tensor(F.center_crop(image, [self.size, self.size]))
+
+    def cropped(self, image: Tensor, key: int) -> Tensor:
+        """The random part, [C, h, w] to [C, size, size] of the same type: a function of (image, key) alone."""
+        if not self.random:
+            return image
+        from torchvision.transforms.v2 import functional as F
+
+        top, left, height, width, flip = random_resized_crop_box(image.shape[-2], image.shape[-1], key)
+        image = F.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
+        return torch.as_tensor(F.horizontal_flip(image) if flip else image)
 
     def finish(self, image: Tensor, key: int) -> Tensor:
         """What is left after `fixed`: the random part, and the step to float32 in [0, 1].
@@ -86,11 +107,4 @@ class Transform:
         A function of (image, key) alone. `image` may be a batch [B, C, size, size] where the transform is not
         random.
         """
-        if self.random:
-            from torchvision.transforms.v2 import functional as F
-
-            top, left, height, width, flip = random_resized_crop_box(image.shape[-2], image.shape[-1], key)
-            image = F.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
-            if flip:
-                image = F.horizontal_flip(image)
-        return to_float(image)
+        return to_float(self.cropped(image, key))

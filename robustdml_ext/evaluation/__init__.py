@@ -1,23 +1,58 @@
-"""How good are the embeddings, clean and under attack."""
+"""How good are the embeddings: clean, corrupted, and under attack."""
 
 from __future__ import annotations
 
-from robustdml_ext.evaluation.clustering import f1, nmi
+from robustdml_ext.evaluation.chance import adjusted_rand_index, ami
+from robustdml_ext.evaluation.classification import accuracy, nearest_prototype_accuracy
+from robustdml_ext.evaluation.clustering import f1, nmi, purity
+from robustdml_ext.evaluation.corruptions import CORRUPTIONS, corrupt
 from robustdml_ext.evaluation.density import density
-from robustdml_ext.evaluation.kmeans import kmeans
-from robustdml_ext.evaluation.retrieval import recall_at_k
-from robustdml_ext.evaluation.robustness import ThreatModel, attack_dataset, evaluate_under
-from robustdml_ext.evaluation.suite import embed, evaluate
+from robustdml_ext.evaluation.kmeans import KMeansFit, fit_kmeans, kmeans
+from robustdml_ext.evaluation.pairs import all_pairs_det, all_pairs_eer
+from robustdml_ext.evaluation.retrieval import mean_average_precision_at_r, r_precision, ranking_scores, recall_at_k
+from robustdml_ext.evaluation.robustness import attack_dataset, evaluate_under, judge_robustness, sweep
+from robustdml_ext.evaluation.score import RobustnessReport, rank_models
+from robustdml_ext.evaluation.spectrum import rho_spectrum
+from robustdml_ext.evaluation.suite import DEFAULT_GROUPS, GROUPS, embed, evaluate
+from robustdml_ext.evaluation.threats import ATTACKS, STANDARD, ThreatModel
+from robustdml_ext.evaluation.verification import DetPoints, det_points, eer, pair_scores
 
 __all__ = [
+    "ATTACKS",
+    "CORRUPTIONS",
+    "DEFAULT_GROUPS",
+    "GROUPS",
+    "STANDARD",
+    "DetPoints",
+    "KMeansFit",
+    "RobustnessReport",
     "ThreatModel",
+    "accuracy",
+    "adjusted_rand_index",
+    "all_pairs_det",
+    "all_pairs_eer",
+    "ami",
     "attack_dataset",
+    "corrupt",
     "density",
+    "det_points",
+    "eer",
     "embed",
     "evaluate",
     "evaluate_under",
     "f1",
+    "fit_kmeans",
+    "judge_robustness",
     "kmeans",
+    "mean_average_precision_at_r",
+    "nearest_prototype_accuracy",
     "nmi",
+    "pair_scores",
+    "purity",
+    "r_precision",
+    "rank_models",
+    "ranking_scores",
     "recall_at_k",
+    "rho_spectrum",
+    "sweep",
 ]

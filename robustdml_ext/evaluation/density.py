@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from robustdml_ext.evaluation.inputs import Array, as_labels, as_matrix, unit
+from robustdml_ext.evaluation.inputs import Array, Labels, as_labels, as_matrix, unit
 
 
-def density(embeddings: Array, labels: Array) -> dict[str, float]:
+def density(embeddings: Array, labels: Labels) -> dict[str, float]:
     """pi_intra, pi_inter and pi_ratio = pi_intra / pi_inter of `embeddings` [N, D], `labels` [N].
 
     Equations 11 to 13 of MDProp, normalized as in Roth et al.'s protocol; d is the cosine distance 1 - cos,
@@ -18,6 +18,9 @@ def density(embeddings: Array, labels: Array) -> dict[str, float]:
     means of two different classes. A lower ratio means tighter classes further apart. Where no class has two
     members pi_intra is NaN, where there is a single class pi_inter is NaN, and so is then the ratio; classes
     that all have the same mean make it infinite.
+
+    The published code of Roth et al. differs where a class has a single member: it puts another class's mean distance
+    in its place; and it divides by no less than 1e-8.
 
     From the sums S of a class's n unit vectors, the mean cosine of its pairs is (|S|² - n) / (n (n - 1)), and
     likewise over the class means: O(N D) altogether, no pair is ever formed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 Array: TypeAlias = Tensor | npt.NDArray[np.generic]
+Labels: TypeAlias = Array | Sequence[int]
 
 DISTANCES = ("cosine", "euclidean")
+BACKENDS = ("own", "faiss")
 
 
 def as_matrix(embeddings: Array, name: str = "embeddings") -> Tensor:
@@ -25,11 +28,7 @@ def as_matrix(embeddings: Array, name: str = "embeddings") -> Tensor:
     Raises: TypeError where it is no array of numbers; ValueError for the wrong shape or for values that are
     not finite.
     """
-    if not isinstance(embeddings, torch.Tensor | np.ndarray):
-        raise TypeError(f"{name} must be a torch tensor or a NumPy array, got {type(embeddings).__name__}")
-    matrix = torch.as_tensor(embeddings).detach()
-    if matrix.dtype == torch.bool or matrix.is_complex():
-        raise TypeError(f"{name} must hold real numbers, got {matrix.dtype}")
+    matrix = _as_tensor(embeddings, name)
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(f"{name} must be a non-empty matrix [N, D], got shape {list(matrix.shape)}")
     if matrix.device.type == "mps":  # has no float64
@@ -45,10 +44,41 @@ def as_matrix(embeddings: Array, name: str = "embeddings") -> Tensor:
     return matrix
 
 
-def as_labels(labels: Array, count: int, name: str = "labels") -> npt.NDArray[np.int64]:
+def _as_tensor(numbers: Array, name: str) -> Tensor:
+    """Real numbers of any type as a tensor. A read-only or strided array is copied rather than warned about."""
+    if isinstance(numbers, torch.Tensor):
+        tensor = numbers.detach()
+        if tensor.dtype == torch.bool or tensor.is_complex():
+            raise TypeError(f"{name} must hold real numbers, got {tensor.dtype}")
+        return tensor
+    if not isinstance(numbers, np.ndarray):
+        raise TypeError(f"{name} must be a torch tensor or a NumPy array, got {type(numbers).__name__}")
+    if numbers.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must hold real numbers, got {numbers.dtype}")
+    return torch.from_numpy(np.require(numbers, np.float64, ["C", "W"]))
+
+
+def as_numbers(numbers: Array | Sequence[float], name: str) -> npt.NDArray[np.float64]:
+    """`numbers` [N], also a list, as float64 on the CPU.
+
+    Raises: TypeError where they are no real numbers; ValueError for the wrong shape or values that are not finite.
+    """
+    array = numbers if isinstance(numbers, torch.Tensor | np.ndarray) else np.asarray(numbers)
+    row = _as_tensor(array, name).cpu().to(torch.float64).numpy()
+    if row.ndim != 1 or not len(row):
+        raise ValueError(f"{name} must be a non-empty row of numbers [N], got shape {list(row.shape)}")
+    if not np.isfinite(row).all():
+        wrong = np.flatnonzero(~np.isfinite(row))
+        raise ValueError(
+            f"{name} must be finite; {len(wrong)} of {len(row)} are NaN or infinite, the first is at index {wrong[0]}"
+        )
+    return row
+
+
+def as_labels(labels: Labels, count: int, name: str = "labels") -> npt.NDArray[np.int64]:
     """`labels` [N] as int64. Raises: TypeError where they are no integers; ValueError for the wrong shape."""
     if not isinstance(labels, torch.Tensor | np.ndarray | list | tuple):
-        raise TypeError(f"{name} must be a torch tensor or a NumPy array, got {type(labels).__name__}")
+        raise TypeError(f"{name} must be a torch tensor, a NumPy array or a list, got {type(labels).__name__}")
     numbers = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
     if not np.issubdtype(numbers.dtype, np.integer):
         raise TypeError(f"{name} must be integers, got {numbers.dtype}")
@@ -70,7 +100,12 @@ def scale_to_one(largest: float) -> float:
     return math.ldexp(1.0, -min(max(math.frexp(largest)[1], -1000), 1000))
 
 
+def one_of(name: str, value: str, names: Sequence[str]) -> None:
+    """Raises: ValueError for a value that is not among `names`."""
+    if value not in names:
+        raise ValueError(f"{name} must be one of {', '.join(names)}, got {value!r}")
+
+
 def check_distance(distance: str) -> None:
     """Raises: ValueError for a distance that is not offered."""
-    if distance not in DISTANCES:
-        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
+    one_of("distance", distance, DISTANCES)

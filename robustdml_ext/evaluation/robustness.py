@@ -1,175 +1,198 @@
-"""Figures under attack: every test image is perturbed, and what results is judged as the clean images are."""
+"""The robustness suite: a model attacked as its users would be, in every way the suite knows, and one score of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from robustdml_ext.attacks import PGD, AwayFromClean, Objective, TowardsTargets, sample_targets
-from robustdml_ext.evaluation.suite import SequentialImages, _batches, embed, evaluate
+from robustdml_ext.evaluation.attacked import attack_dataset, attack_subject, one_route
+from robustdml_ext.evaluation.checks import Plan, run_checks
+from robustdml_ext.evaluation.corruptions import SEVERITIES, check_corruption, corrupted, parse
+from robustdml_ext.evaluation.figures import Figures, Wanted, measure, measure_attacked, wanted_of, worst
+from robustdml_ext.evaluation.judging import Judge, entry_of
+from robustdml_ext.evaluation.protocol import protocol_of, radii_of, threats_of, varied
+from robustdml_ext.evaluation.score import RobustnessReport, area_under_curve
+from robustdml_ext.evaluation.subject import Embedded, Images, Subject
+from robustdml_ext.evaluation.suite import _batches, embed
+from robustdml_ext.evaluation.threats import STANDARD, ThreatModel, standard_threat
 
-Images = SequentialImages | Dataset[tuple[Tensor, int]] | Iterable[tuple[Tensor, Tensor]]
+__all__ = ["ThreatModel", "attack_dataset", "evaluate_under", "judge_robustness", "sweep"]
 
-THREATS = ("stax", "mtax", "away")
-ATTACKED = "queries and gallery"
+EPSILONS = (4 / 255, 8 / 255, 16 / 255)
+L2_EPSILONS = (0.25, 0.5, 1.0)
+EAT_EPSILONS = tuple(epsilon / 255 for epsilon in (8, 12, 16, 20, 24, 28, 32))  # figure 3 of EAT
+EAT_STEPS = (1, 2, 5, 10, 20, 40)
 
-
-@dataclass(frozen=True)
-class ThreatModel:
-    """What the attacker can do, in full: a figure under attack means nothing without it.
-
-    Attributes:
-        name: `"stax"`, towards one image of another class; `"mtax"`, towards several (equation 3 of MDProp);
-            `"away"`, from the clean embedding, which needs a random start.
-        epsilon: radius ε of the ball, in pixels of [0, 1].
-        steps: gradient steps.
-        step_size: in pixels; None becomes ε / steps (MDProp, appendix C).
-        norm: of the ball, `"linf"` or `"l2"`.
-        targets: T; 1 for `"stax"`.
-        random_start: radius of the noise that the attack starts from, in pixels.
-        restarts: from how many starts.
-        keep_best: judge each image's best iterate instead of the last one.
-        space: what ε is measured in.
-        norm_mode: the norm statistics that the attacker uses: `"eval"`, running ones, or `"train"`, the
-            batch's.
-        distribution: of an Embedder, the one attacked; 0 is the deployed model. Judged is always the deployed
-            one.
-        attacked: which images are perturbed.
-        precision: `"float32"`, or `"bfloat16"` autocast, of the attack and of the embeddings judged. float32 on
-            every device, so that figures are comparable: in bfloat16 the attack is weaker and the embeddings
-            are rounded. (PyTorch's own TF32 switches stay as the caller set them.)
-
-    Raises:
-        ValueError: an unknown name, a number out of its range, or numbers that do not go together.
-    """
-
-    name: str = "stax"
-    epsilon: float = 0.01
-    steps: int = 20
-    step_size: float | None = None
-    norm: str = "linf"
-    targets: int = 1
-    random_start: float = 0.0
-    restarts: int = 1
-    keep_best: bool = False
-    space: str = "pixels"
-    norm_mode: str = "eval"
-    distribution: int = 0
-    attacked: str = ATTACKED
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.name not in THREATS:
-            raise ValueError(f"name: expected one of {', '.join(THREATS)}, got {self.name!r}")
-        if self.space != "pixels":
-            raise ValueError(f"space: expected 'pixels', got {self.space!r}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision: expected 'float32' or 'bfloat16', got {self.precision!r}")
-        if self.attacked != ATTACKED:
-            raise ValueError(f"attacked: expected {ATTACKED!r}, got {self.attacked!r}")
-        if self.targets < 1 or (self.name == "stax" and self.targets != 1):
-            raise ValueError(f"targets: expected 1 for stax and a number >= 1 for mtax, got {self.targets}")
-        if self.name == "away" and self.random_start <= 0:
-            raise ValueError("random_start: away needs one, as its gradient vanishes at the clean image; got 0")
-        attack = self.attack()
-        if self.step_size is None:
-            # The number itself, so that a record of the threat is complete.
-            object.__setattr__(self, "step_size", float(attack.step_size))
-
-    def attack(self) -> PGD:
-        """The attack, but for its objective."""
-        return PGD(
-            self.epsilon,
-            self.steps,
-            self.step_size,
-            self.norm,
-            self.random_start,
-            self.restarts,
-            self.keep_best,
-            self.norm_mode,
-            self.distribution,
-        )
+Progress = Callable[[str, int, int], None]
 
 
-class _Under(nn.Module):
-    """An Embedder under one of its distributions, as a plain model."""
-
-    def __init__(self, model: nn.Module, distribution: int) -> None:
-        super().__init__()
-        self.model, self.distribution = model, distribution
-
-    def forward(self, images: Tensor) -> Tensor:
-        embeddings: Tensor = self.model(images, distribution=self.distribution)
-        return embeddings
-
-
-def attack_dataset(
+def judge_robustness(
     model: nn.Module,
     images: Images,
-    threat: ThreatModel,
-    seed: int = 0,
     *,
+    gallery: Images | None = None,
+    epsilons: Sequence[float] = EPSILONS,
+    l2_epsilons: Sequence[float] = L2_EPSILONS,
+    attacks: Sequence[str] = STANDARD,
+    steps: int = 20,
+    norms: Sequence[str] = ("linf",),
+    seed: int = 0,
+    targets: int = 5,
+    k: int = 1,
+    queries: int = 200,
+    algorithm: str | None = None,
+    step_size: float | None = None,
+    momentum: float = 0.0,
+    restarts: int = 1,
+    keep_best: bool = False,
+    norm_mode: str = "eval",
+    precision: str = "float32",
+    surrogate: nn.Module | None = None,
+    corruptions: Sequence[str] = (),
+    severities: Sequence[int] = SEVERITIES,
+    checks: bool = True,
+    recall_at: Sequence[int] = (1, 2, 4, 8),
+    clustering: bool = True,
+    metrics: str | Sequence[str] = "default",
     batch_size: int = 128,
     device: torch.device | str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Embeddings float32 [N, D] of all images, perturbed, and labels int64 [N]; both on the CPU.
+    progress: Progress | None = None,
+) -> RobustnessReport:
+    """Attacks an embedding model in every way of a list, at every ε, and reports how much of its retrieval is left.
 
-    All images are embedded cleanly first; these embeddings are what targets are picked from (and, for `away`,
-    what is fled). Each image's targets are of other classes, drawn by `seed` alike for every model. The model
-    is left as it was. Everything runs in `threat.precision`, float32 by default, whatever autocast the caller
-    is in.
+    Clean embeddings are computed once and shared; each attack reads the images once. Gradient attacks go through every
+    one of `attacks.routes(model)`; an attack's figure is that of the worst route for each query, and each route's own
+    figures stand beside it. Attacks on queries alone are searched in the clean gallery, each query's own image left out
+    by its index. The model is left as it was. Nothing of size [N, N] is made.
 
     Args:
-        model: images [B, C, H, W] in [0, 1] → embeddings [B, D]; any module.
-        images: as `evaluation.embed`; read twice, so not an iterator that is used up.
-        threat: the attack.
-        seed: of targets and random starts. With a random start, the batch size has a say as well.
+        model: images `[B, C, H, W]` in [0, 1] → embeddings `[B, D]`; any module. Cosine distance is judged.
+        images: the queries: a split of `robustdml_ext.data`, any torch data set of (image, label), or batches that can
+            be read several times in one order.
+        gallery: what is searched, likewise; None: the queries themselves.
+        epsilons: radii of the l∞ ball, in pixels of [0, 1].
+        l2_epsilons: those of the l2 ball, where `norms` has "l2".
+        attacks: names of `ATTACKS`. In l2 "square", which has no such form, is left out.
+        steps: of gradient attacks.
+        norms: of "linf" and "l2".
+        seed: of targets, random starts, k-means, the surrogate, and corruptions.
+        targets: T of "mtax".
+        k: depth that "out", "square" and "transfer" push right items out of.
+        queries: how often "square" asks about an image.
+        algorithm: "pgd" or "adaptive" for all gradient attacks; None: each attack's own (`ATTACKS`).
+        step_size, momentum, restarts, keep_best, norm_mode, precision: fields of `ThreatModel`, of all attacks. A step
+            size or a momentum asks for "pgd".
+        surrogate: a model whose gradients "transfer" uses; None: a small network taught the model's embeddings.
+        corruptions: names of `CORRUPTIONS`, or ("all",): every image is corrupted, queries and gallery alike.
+        severities: of 1 to 5.
+        checks: look for signs that attacks fail for another reason than robustness (`CHECKS`).
+        recall_at: depths k of Recall@k; 1 is always among them.
+        clustering: k-means, NMI and F1, wherever all images are attacked alike.
+        metrics: groups of figures, as `evaluation.evaluate`, wherever all images are attacked alike.
         batch_size: of what is no iterable of batches already.
         device: where the model is; default: where its first parameter is.
+        progress: called with a name, a number from 1, and their total, before each attack and corruption.
 
     Raises:
-        TypeError: `images` can be read only once.
-        ValueError: there is only one class, or images come in another order the second time.
+        TypeError: images can be read only once.
+        ValueError: an unknown name, a number out of its range, one class only, or images in another order each time.
     """
-    if isinstance(images, Iterator):
-        raise TypeError("images: are read twice, for the clean and the attacked pass; pass a list or a loader")
-    if device is None:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    kind = torch.device(device).type
-    with torch.autocast(kind, torch.bfloat16, enabled=threat.precision == "bfloat16"):
-        return _attack(model, images, threat, seed, batch_size, device)
+    changes: dict[str, object] = {
+        "restarts": restarts, "norm_mode": norm_mode, "precision": precision, "keep_best": keep_best,
+        "step_size": step_size, "momentum": momentum,
+    }  # fmt: skip
+    if algorithm is not None:
+        changes["algorithm"] = algorithm
+    radii = radii_of(norms, epsilons, l2_epsilons)
+    threats = threats_of(attacks, radii, steps, {**changes, "targets": targets, "k": k, "queries": queries}, surrogate)
+    names = parse(corruptions)
+    for severity in severities:
+        check_corruption("jpeg", severity)
+    wanted = wanted_of(recall_at, clustering, seed, metrics)
+    subject = Subject(model, images, gallery, batch_size=batch_size, device=device)
+    judge = Judge(subject, wanted, seed, surrogate)
+    total = len(threats) + len(names) * len(severities)
+    report = progress or _silent
+
+    began = time.perf_counter()
+    clean = judge.clean
+    entries = [entry_of("clean", clean.metrics, clean.metrics, seconds=time.perf_counter() - began)]
+    judged: dict[tuple[str, float, str], Figures] = {}
+    for number, threat in enumerate(threats, 1):
+        report(f"{threat.name}, {threat.norm}, epsilon {threat.epsilon:.4g}", number, total)
+        figures, entry = judge.attack(threat)
+        judged[threat.norm, threat.epsilon, threat.name] = figures
+        entries.append(entry)
+    curves = _worst_cases(judged, clean, wanted, entries)
+    if names:
+        entries += _corruption_entries(judge, names, severities, lambda name, i: report(name, len(threats) + i, total))
+    found = run_checks(judge, judged, Plan(radii, steps, changes), attacks) if checks and threats else []
+
+    areas = {
+        norm: area_under_curve(clean.metrics["recall@1"], curve) for norm, curve in curves.items() if max(curve) > 0
+    }
+    survivors = {key: (figures.ahead < 1) for key, figures in judged.items()}
+    for (norm, epsilon), ahead in _worst_ahead(judged, clean).items():
+        survivors[norm, epsilon, "worst"] = ahead < 1
+    return RobustnessReport(
+        entries=entries,
+        checks=found,
+        protocol=protocol_of(subject, threats, radii, seed, judge.surrogate_name(), wanted),
+        score=sum(areas.values()) / len(areas) if areas else math.nan,
+        areas=areas,
+        survivors=survivors,
+    )
 
 
-def _attack(
-    model: nn.Module, images: Images, threat: ThreatModel, seed: int, batch_size: int, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    attacker = model if threat.distribution == 0 else _Under(model, threat.distribution)
-    clean, labels = embed(attacker, images, device, batch_size=batch_size)
-    generator = torch.Generator().manual_seed(seed)
-    targets = None
-    if threat.name != "away":
-        targets = sample_targets(labels, threat.targets, candidates=labels, generator=generator).to(device)
-    bank, attack = clean.to(device), threat.attack()
+def sweep(
+    model: nn.Module,
+    images: Images,
+    threat: ThreatModel | str = "away",
+    *,
+    epsilons: Sequence[float] | None = EAT_EPSILONS,
+    steps: Sequence[int] | None = None,
+    gallery: Images | None = None,
+    seed: int = 0,
+    recall_at: Sequence[int] = (1, 2, 4, 8),
+    clustering: bool = True,
+    metrics: str | Sequence[str] = "default",
+    batch_size: int = 128,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """One attack over radii ε (figure 3 of EAT), numbers of steps (figure 2), or both: an entry each, ε by ε.
 
-    def objective(rows: slice) -> Objective:
-        return AwayFromClean(bank[rows]) if targets is None else TowardsTargets(bank, targets[rows])
+    The same judging as `judge_robustness`; entries as `RobustnessReport.entries`, the clean ones first.
 
-    def adversarial() -> Iterator[tuple[Tensor, Tensor]]:
-        done = 0
-        for pixels, classes in _batches(images, batch_size):
-            rows = slice(done, done + len(pixels))
-            if not torch.equal(classes.cpu().long(), labels[rows]):
-                raise ValueError("images: came in another order the second time; switch shuffling off")
-            done = rows.stop
-            perturbed = attack.perturb(model, pixels.to(device), objective(rows), generator=generator)
-            yield perturbed, classes
+    Args:
+        model, images, gallery, seed, recall_at, clustering, metrics, batch_size, device, progress: as
+            `judge_robustness`.
+        threat: what is varied; a name of `ATTACKS` for that attack as the suite runs it. A step size that is the
+            threat's own ε / steps stays ε / steps, another one stays as it is; so does the random start's share of ε.
+        epsilons: None for the threat's own.
+        steps: None for the threat's own.
 
-    return embed(model, adversarial(), device)
+    Raises:
+        TypeError, ValueError: as `judge_robustness`.
+    """
+    base = standard_threat(threat, EAT_EPSILONS[0]) if isinstance(threat, str) else threat
+    threats = [
+        varied(base, epsilon, count) for epsilon in (epsilons or [base.epsilon]) for count in (steps or [base.steps])
+    ]
+    wanted = wanted_of(recall_at, clustering, seed, metrics)
+    judge = Judge(Subject(model, images, gallery, batch_size=batch_size, device=device), wanted, seed)
+    began = time.perf_counter()
+    entries = [entry_of("clean", judge.clean.metrics, judge.clean.metrics, seconds=time.perf_counter() - began)]
+    for number, one in enumerate(threats, 1):
+        (progress or _silent)(f"{one.name}, epsilon {one.epsilon:.4g}, {one.steps} steps", number, len(threats))
+        entries.append(judge.attack(one)[1])
+    return entries
 
 
 def evaluate_under(
@@ -183,15 +206,76 @@ def evaluate_under(
     batch_size: int = 128,
     device: torch.device | str | None = None,
 ) -> dict[str, float]:
-    """Every figure of `evaluation.evaluate` on images perturbed by `threat`, queries and gallery alike.
+    """The figures under one threat: those of `evaluation.evaluate` where queries and gallery are attacked alike.
 
-    Arguments as `attack_dataset` and `evaluation.evaluate`.
+    Where only queries, or gallery items, are attacked: "recall@k" against the clean gallery, and "rank" where the
+    attack is after a candidate's (see `judge_robustness`). Arguments as `attack_dataset` and `evaluation.evaluate`.
 
     Raises:
         TypeError, ValueError: as these.
     """
-    options: dict[str, Any] = {"recall_at": recall_at, "clustering": clustering, "seed": seed}
-    embeddings, labels = attack_dataset(model, images, threat, seed, batch_size=batch_size, device=device)
-    if device is None:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    return evaluate(embeddings, labels, device=device, **options)
+    wanted = replace(wanted_of(recall_at, clustering, seed), recall_at=tuple(recall_at))
+    if threat.name == "transfer" or threat.route == "every":
+        judge = Judge(Subject(model, images, batch_size=batch_size, device=device), wanted, seed)
+        return judge.attack(threat)[0].metrics
+    subject = Subject(model, images, batch_size=batch_size, device=device)
+    attacked = attack_subject(subject, threat, seed, route=one_route(model, threat))
+    return measure_attacked(subject, attacked, threat.attacked_side, wanted).metrics
+
+
+def _silent(name: str, number: int, total: int) -> None:
+    pass
+
+
+def _worst_ahead(judged: Mapping[tuple[str, float, str], Figures], clean: Figures) -> dict[tuple[str, float], Tensor]:
+    found: dict[tuple[str, float], Tensor] = {}
+    for (norm, epsilon, _), figures in judged.items():
+        found[norm, epsilon] = torch.maximum(found.get((norm, epsilon), clean.ahead), figures.ahead)
+    return found
+
+
+def _worst_cases(
+    judged: Mapping[tuple[str, float, str], Figures], clean: Figures, wanted: Wanted, entries: list[dict[str, Any]]
+) -> dict[str, dict[float, float]]:
+    """Appends the entries of the worst case of all attacks, for each query; gives norm → ε → its Recall@1."""
+    curves: dict[str, dict[float, float]] = {}
+    for norm, epsilon in dict.fromkeys((norm, epsilon) for norm, epsilon, _ in judged):
+        here = {name: one for (n, e, name), one in judged.items() if (n, e) == (norm, epsilon)}
+        # A query that is wrong already needs no attack.
+        figures = worst([clean, *here.values()], wanted)
+        threat = {"name": "worst", "epsilon": epsilon, "norm": norm, "attacks": list(here)}
+        before = {name: clean.metrics[name] for name in figures.metrics if name in clean.metrics}
+        entries.append(entry_of("worst", figures.metrics, before, threat=threat))
+        curves.setdefault(norm, {})[epsilon] = figures.metrics["recall@1"]
+    return curves
+
+
+def _corruption_entries(
+    judge: Judge, names: Sequence[str], severities: Sequence[int], report: Callable[[str, int], None]
+) -> list[dict[str, Any]]:
+    """The mean over kinds and severities, then each."""
+    clean, entries, number = judge.clean.metrics, [], 0
+    for name in names:
+        for severity in severities:
+            number += 1
+            report(f"{name}, severity {severity}", number)
+            began = time.perf_counter()
+            metrics = measure(judge.subject, _corrupted(judge, name, severity), judge.wanted).metrics
+            record = {"name": name, "severity": severity}
+            seconds = time.perf_counter() - began
+            entries.append(entry_of("corruption", metrics, clean, corruption=record, seconds=seconds))
+    mean = {key: sum(entry["metrics"][key] for entry in entries) / len(entries) for key in clean}
+    record = {"name": "mean", "severity": None, "of": list(names), "severities": list(severities)}
+    return [entry_of("corruption", mean, clean, corruption=record), *entries]
+
+
+def _corrupted(judge: Judge, name: str, severity: int) -> Embedded:
+    subject, first, found = judge.subject, 0, []
+    with subject.autocast("float32"):
+        for source in subject.sources:
+            batches: Iterator[tuple[Tensor, Tensor]] = corrupted(
+                _batches(source, subject.batch_size), name, severity, seed=judge.seed, first=first
+            )
+            found.append(embed(subject.model, batches, subject.device)[0])
+            first += len(found[-1])
+    return Embedded(found[0], found[-1])

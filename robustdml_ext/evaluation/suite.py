@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from robustdml_ext.evaluation.chance import ami
 from robustdml_ext.evaluation.clustering import f1, nmi
 from robustdml_ext.evaluation.density import density
-from robustdml_ext.evaluation.inputs import Array, as_labels, as_matrix, check_distance, unit
+from robustdml_ext.evaluation.inputs import BACKENDS, Array, Labels, as_labels, as_matrix, check_distance, one_of, unit
 from robustdml_ext.evaluation.kmeans import kmeans
-from robustdml_ext.evaluation.retrieval import recall_at_k
+from robustdml_ext.evaluation.pairs import all_pairs_eer
+from robustdml_ext.evaluation.retrieval import ranking_scores, recall_at_k
+from robustdml_ext.evaluation.spectrum import rho_spectrum
 
 
 @runtime_checkable
@@ -23,41 +28,108 @@ class SequentialImages(Protocol):
     def iterate(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
+GROUPS = ("recall", "ranking", "clustering", "ami", "density", "spectrum", "verification")
+DEFAULT_GROUPS = ("recall", "clustering", "density")
+
+
 def evaluate(
     embeddings: Array,
-    labels: Array,
+    labels: Labels,
     *,
+    gallery: Array | None = None,
+    gallery_labels: Labels | None = None,
     recall_at: Sequence[int] = (1, 2, 4, 8),
     clustering: bool = True,
     seed: int = 0,
     distance: str = "cosine",
     device: torch.device | str | None = None,
+    metrics: str | Sequence[str] = "default",
+    backend: str = "own",
 ) -> dict[str, float]:
     """Every figure of `embeddings` [N, D] with `labels` [N]: fractions, not percent.
 
-    Keys: "recall@k" for each of `recall_at`; "nmi" and "f1" of k-means (faiss, 20 iterations, as many
-    clusters as there are classes in `labels`, seeded by `seed`) unless `clustering` is off; "pi_intra",
-    "pi_inter", "pi_ratio".
+    `metrics` names groups of figures, in whose order they come; "default" is recall, clustering and density, "all" is
+    all of them:
 
-    With `distance="cosine"` retrieval and k-means work on the embeddings scaled to unit length, with
-    "euclidean" on the embeddings as they are; the densities are in cosine distance by definition. Retrieval
-    runs on `device` (default: where the embeddings are), the rest on the CPU.
+    - "recall": "recall@k" for each of `recall_at`
+    - "ranking": "map@r" and "r_precision"
+    - "clustering": "nmi" and "f1" of k-means (20 iterations, as many clusters as there are classes in `labels`,
+      seeded by `seed`)
+    - "ami": "ami" of the same clusters
+    - "density": "pi_intra", "pi_inter" and "pi_ratio"
+    - "spectrum": "rho_spectrum"
+    - "verification": "eer" over all pairs
 
-    Raises: TypeError, ValueError for arguments of the wrong type or shape, or values that are not finite.
+    `clustering=False` leaves "clustering" and "ami" out. Figures that the data leave undefined are NaN, as each
+    figure's own function says.
+
+    With `gallery` [M, D] and `gallery_labels` [M] (In-Shop), recall and ranking search the gallery for each query and
+    verification judges each query with each item; the other figures judge queries and gallery together, as one set.
+
+    With `distance="cosine"` retrieval, k-means and verification work on the embeddings scaled to unit length, with
+    "euclidean" on the embeddings as they are; density and spectrum are of unit vectors by definition. Retrieval,
+    k-means and verification run on `device` (default: where the embeddings are), the rest on the CPU.
+    `backend="faiss"` does recall, ranking and k-means by faiss, in float32.
+
+    Raises: TypeError, ValueError for arguments of the wrong type or shape, values that are not finite, or groups
+    that there are not; ImportError for a backend that is not installed.
     """
     check_distance(distance)
-    matrix = as_matrix(embeddings)
-    classes = as_labels(labels, len(matrix))
+    one_of("backend", backend, BACKENDS)
+    wanted = _groups(metrics, clustering)
+    if (gallery is None) != (gallery_labels is None):
+        raise ValueError("gallery and gallery_labels must be given together")
+    matrix, classes = _prepared(embeddings, labels, distance, device)
+    searched: dict[str, Any] = {"gallery": None, "gallery_labels": None, "distance": distance}
+    together, all_classes = matrix, classes
+    if gallery is not None and gallery_labels is not None:
+        items, item_classes = _prepared(gallery, gallery_labels, distance, device, "gallery")
+        if items.shape[1] != matrix.shape[1]:
+            raise ValueError(f"gallery must have the queries' {matrix.shape[1]} dimensions, got {items.shape[1]}")
+        searched |= {"gallery": items, "gallery_labels": item_classes}
+        together = torch.cat([matrix, items.to(matrix.device)])
+        all_classes = np.concatenate([classes, item_classes])
+    figures: dict[str, float] = {}
+    if "recall" in wanted:
+        recalls = recall_at_k(matrix, classes, recall_at, **searched, backend=backend)
+        figures |= {f"recall@{k}": value for k, value in recalls.items()}
+    if "ranking" in wanted:
+        figures |= ranking_scores(matrix, classes, **searched, backend=backend)
+    if "clustering" in wanted or "ami" in wanted:
+        clusters = kmeans(together, len(np.unique(all_classes)), seed, backend=backend)
+        if "clustering" in wanted:
+            figures |= {"nmi": nmi(clusters, all_classes), "f1": f1(clusters, all_classes)}
+        if "ami" in wanted:
+            figures["ami"] = ami(clusters, all_classes)
+    if "density" in wanted:
+        figures |= density(together, all_classes)
+    if "spectrum" in wanted:
+        figures["rho_spectrum"] = rho_spectrum(together)
+    if "verification" in wanted:
+        figures["eer"] = all_pairs_eer(matrix, classes, **searched)
+    return figures
+
+
+def _groups(metrics: str | Sequence[str], clustering: bool) -> set[str]:
+    if isinstance(metrics, str) and metrics in ("default", "all"):
+        names: Sequence[str] = DEFAULT_GROUPS if metrics == "default" else GROUPS
+    else:
+        names = [metrics] if isinstance(metrics, str) else list(metrics)
+    unknown = [name for name in names if name not in GROUPS]
+    if unknown or not names:
+        got = ", ".join(map(repr, unknown)) or "none"
+        raise ValueError(f"metrics must be 'default', 'all' or groups out of {', '.join(GROUPS)}; got {got}")
+    return set(names) if clustering else set(names) - {"clustering", "ami"}
+
+
+def _prepared(
+    embeddings: Array, labels: Labels, distance: str, device: torch.device | str | None, name: str = "embeddings"
+) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    matrix = as_matrix(embeddings, name)
+    classes = as_labels(labels, len(matrix), "labels" if name == "embeddings" else f"{name}_labels")
     if device is not None:
         matrix = matrix.to(device)
-    if distance == "cosine":
-        matrix = unit(matrix)
-    recalls = recall_at_k(matrix, classes, recall_at, distance=distance)
-    figures = {f"recall@{k}": value for k, value in recalls.items()}
-    if clustering:
-        clusters = kmeans(matrix, len(set(classes.tolist())), seed)
-        figures |= {"nmi": nmi(clusters, classes), "f1": f1(clusters, classes)}
-    return figures | density(matrix, classes)
+    return unit(matrix) if distance == "cosine" else matrix, classes
 
 
 def embed(

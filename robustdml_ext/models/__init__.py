@@ -5,6 +5,7 @@ from robustdml_ext.models.convert import convert_norms, to_plain
 from robustdml_ext.models.embedder import Embedder
 from robustdml_ext.models.fusion import fused_forward
 from robustdml_ext.models.norm import DistributionNorm, NormContext
+from robustdml_ext.models.plain import PlainEmbedder, plain_embedder
 from robustdml_ext.models.similarity import SimilarityNetwork
 from robustdml_ext.models.small import SmallNet
 
@@ -14,10 +15,12 @@ __all__ = [
     "DistributionNorm",
     "Embedder",
     "NormContext",
+    "PlainEmbedder",
     "SimilarityNetwork",
     "SmallNet",
     "build_embedder",
     "convert_norms",
     "fused_forward",
+    "plain_embedder",
     "to_plain",
 ]

@@ -19,7 +19,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALL = "small"
 # Auxiliary classifiers, which serve another training and would stay unused parameters here.
-_WITHOUT_AUXILIARY = ("googlenet", "inception_v3")
+WITHOUT_AUXILIARY = ("googlenet", "inception_v3")
 
 
 def build_embedder(
@@ -113,17 +113,22 @@ def find_classifier(network: nn.Module, arch: str) -> str:
     return str(names[-1])
 
 
-def _torchvision_network(arch: str, weights: str) -> nn.Module:
+def check_arch(arch: str) -> None:
+    """Raises ValueError for an architecture that is neither `small` nor torchvision's, with what is near its name."""
     known = torchvision.models.list_models(module=torchvision.models)
-    if arch not in known:
+    if arch != SMALL and arch not in known:
         close = difflib.get_close_matches(arch, [SMALL, *known], n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise ValueError(f"arch: {arch!r} is neither small nor a torchvision classification network{hint}")
-    options: dict[str, Any] = {"aux_logits": False} if arch in _WITHOUT_AUXILIARY else {}
+
+
+def _torchvision_network(arch: str, weights: str) -> nn.Module:
+    check_arch(arch)
+    options: dict[str, Any] = {"aux_logits": False} if arch in WITHOUT_AUXILIARY else {}
     named = None if weights == "none" else named_weights(arch, weights)
     if named is not None:
         return load_named(arch, named, options)
-    if arch in _WITHOUT_AUXILIARY:
+    if arch in WITHOUT_AUXILIARY:
         options["init_weights"] = True
     network: nn.Module = torchvision.models.get_model(arch, weights=None, **options)
     return network

@@ -55,7 +55,7 @@ def load_file(network: nn.Module, path: str, arch: str, classifier: str) -> dict
         FileNotFoundError: there is no such file.
         ValueError: the file holds no state dict, or one that does not fit the network.
     """
-    loaded = {key.removeprefix("module."): value for key, value in _read(path, arch).items()}
+    loaded = read_state(path, arch)
     # The keys of torchvision's oldest DenseNet files: `norm.1` for what is `norm1` today.
     loaded = {re.sub(r"\.(norm|conv)\.(\d)\.", r".\1\2.", key): value for key, value in loaded.items()}
     prefix = f"{classifier}."
@@ -82,7 +82,13 @@ def load_file(network: nn.Module, path: str, arch: str, classifier: str) -> dict
     return head
 
 
-def _read(path: str, arch: str) -> dict[str, Tensor]:
+def read_state(path: str, arch: str) -> dict[str, Tensor]:
+    """The state dict in a file, read without running any code that it may carry.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no state dict.
+    """
     if not Path(path).is_file():
         known = ""
         if arch in torchvision.models.list_models(module=torchvision.models):
@@ -98,7 +104,7 @@ def _read(path: str, arch: str) -> dict[str, Tensor]:
     tensors = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
     if not tensors or not content:
         raise ValueError(f"weights: {path} holds no state dict, which maps names to tensors")
-    return dict(content)
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
 def _some(keys: list[str]) -> str:

@@ -27,6 +27,9 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
         "epsilon": 0.2,
         "attack_epsilons": (0.1, 0.2, 0.3),
+        # Five seen classes have none to spare for validation.
+        "select_on": "last",
+        "evaluate_every": 0,
     },
     # Appendix C of the MDProp paper: CUB200 and CARS196 are class folders, 150 epochs; SOP, 100.
     "folder": {"epochs": 150},

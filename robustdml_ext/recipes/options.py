@@ -24,7 +24,9 @@ class OptionGroup(BaseModel):
 class DataOptions(OptionGroup):
     """Which images, and how they are read."""
 
-    dataset: str = option("digits", "Data set: digits (built in), sop, or folder. `list` describes them.")
+    dataset: str = option(
+        "digits", "Data set: digits (built in), sop, cub200, cars196, inshop, folder, ... `list` describes them."
+    )
     root: str | None = option(
         None, "Folder that holds the data set, in its official layout. digits needs none.", neutral=True
     )
@@ -43,6 +45,19 @@ class DataOptions(OptionGroup):
         None,
         "For folder: a text file with one class name a line; these are trained on, the rest is tested. "
         "None: the first half of the sorted class names trains.",
+    )
+    protocol: str = option(
+        "default",
+        "How the data set is split, where there is more than one published way (in-shop's query-only, the domain that "
+        "pacs tests on, ...). `list` names them; the default is the first.",
+    )
+    cache: str = option(
+        "default",
+        "Decoded images: FOLDER keeps them resized in a memory-mapped file there, so that two cores can feed a GPU "
+        "(random crops are then taken from the resized image); memory; none; default: memory where they are small.",
+    )
+    download: bool = option(
+        False, "Get a data set that is not under --root from its official address, where it has one.", neutral=True
     )
     on_broken: Literal["error", "skip"] = option(
         "error",
@@ -147,10 +162,18 @@ class TrainingOptions(OptionGroup):
     weight_decay: float = option(4e-4, "Weight decay.", ge=0)
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "Optimizer. sgd has momentum 0.9.")
     seed: int = option(0, "Seed of everything drawn: weights, batches, augmentation, targets.", ge=0)
-    select_on_test: bool = option(
-        False,
-        "Keep as best.pt the weights with the highest clean Recall@1 on the TEST classes, and judge those. "
-        "Optimistic, and recorded in the result. Otherwise the last weights are judged.",
+    select_on: Literal["validation", "test", "last"] = option(
+        "validation",
+        "Which weights are judged: those with the best clean Recall@1 on validation classes, held out of the training "
+        "classes (validation); on the TEST classes (test: optimistic, and recorded in the result); or, of all training "
+        "classes, those of the last step (last).",
+    )
+    validation_share: float = option(
+        0.15,
+        "Share of the training classes that validation holds out, at least 2; where train and test have the same "
+        "classes, of each class's images. A data set's own validation split goes first.",
+        gt=0,
+        lt=1,
     )
 
 
@@ -204,8 +227,9 @@ class EvaluationOptions(OptionGroup):
     eval_mtax_targets: int = option(5, "Targets of the multi-targeted test attack (MTAX).", neutral=True, ge=1)
     recall_at: tuple[int, ...] = option((1, 2, 4, 8), "The k of Recall@k.", neutral=True)
     evaluate_every: int = option(
-        0,
-        "Epochs between clean evaluations on the test classes while training, for the curves. 0: none.",
+        5,
+        "Epochs between clean evaluations while training, of the classes that select_on names (of the test classes, "
+        "for the curves alone, with last). What selects is evaluated after the last epoch too. 0: none.",
         neutral=True,
         ge=0,
     )

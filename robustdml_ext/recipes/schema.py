@@ -80,12 +80,10 @@ class Recipe(MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, 
             raise ValueError("weights of the arch small must be none or a FILE, as ImageNet has none; got 'imagenet'")
         if self.joint_loss and self.method not in ("advprop", "mdprop"):
             raise ValueError(f"joint_loss is for advprop and mdprop; got it with {self.method}")
-        if self.select_on_test and not self.evaluate_every:
-            raise ValueError("select_on_test needs evaluate_every above 0; got 0")
-        if self.select_on_test and self.evaluate_every > self.epochs:
+        if self.selects and not self.evaluate_every:
             raise ValueError(
-                "select_on_test needs evaluate_every to be at most epochs, or nothing is ever evaluated; "
-                f"got {self.evaluate_every} and {self.epochs}"
+                f"select_on {self.select_on} needs evaluate_every above 0, or there is nothing to choose from; got 0. "
+                "With select_on last the last weights are judged"
             )
         if self.eval_restarts > 1 and self.eval_random_start == 0:
             raise ValueError(
@@ -93,6 +91,11 @@ class Recipe(MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, 
                 f"got {self.eval_restarts} and 0"
             )
         return self
+
+    @property
+    def selects(self) -> bool:
+        """Whether the weights that are judged are chosen; where there are no epochs, nothing is to choose."""
+        return self.select_on != "last" and self.epochs > 0
 
     @property
     def out_folder(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from robustdml_ext.reporting.figures import draw_comparison
 from robustdml_ext.reporting.results import Group, ReportError, group_results, method_label, read_result
 from robustdml_ext.reporting.screen import doctor_report
-from robustdml_ext.reporting.tables import comparison_markdown, comparison_table, result_table
+from robustdml_ext.reporting.tables import comparison_markdown, comparison_table, evaluation_table, result_table
 
 __all__ = [
     "Group",
@@ -14,6 +14,7 @@ __all__ = [
     "comparison_table",
     "doctor_report",
     "draw_comparison",
+    "evaluation_table",
     "group_results",
     "method_label",
     "read_result",

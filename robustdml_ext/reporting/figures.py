@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from robustdml_ext.reporting.results import Group, ReportError, mean_and_deviation
+from robustdml_ext.reporting.results import CLEAN, Group, ReportError, algorithm_label, mean_and_deviation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colors, told apart with any color vision, and a shape for each as well.
 _COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#999999")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_MOST = 5  # attacks side by side
 _PANELS = (("recall@1", "Recall@1, %", 100.0), ("pi_ratio", "π ratio (lower is denser)", 1.0))
 
 
@@ -22,7 +23,8 @@ def _curve(group: Group, attack: str, metric: str) -> list[tuple[float, float, f
     points = []
     for name, row in group.rows.items():
         threat = group.threats[name]
-        if metric in row and (threat is None or threat["name"] == attack):
+        clean = name == CLEAN
+        if metric in row and (clean or (threat is not None and threat["name"] == attack)):
             mean, deviation = mean_and_deviation(row[metric])
             points.append((0.0 if threat is None else float(threat["epsilon"]), mean, deviation or 0.0))
     return sorted(points)
@@ -44,7 +46,9 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
     from matplotlib import pyplot
 
     names = {threat["name"]: None for group in groups for threat in group.threats.values() if threat is not None}
-    attacks = sorted(names, key=lambda name: ("stax", "mtax").index(name) if name in ("stax", "mtax") else 2)
+    # The two of the paper first, then the worst of a suite; of many others, as many as a page holds.
+    first = ("stax", "mtax", "worst")
+    attacks = sorted(names, key=lambda name: first.index(name) if name in first else len(first))[:_MOST]
     if not attacks:
         raise ReportError("these results hold no attack to draw; run them with --attack-epsilons")
     style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
@@ -97,5 +101,8 @@ def _attack_title(groups: Sequence[Group], attack: str) -> str:
     threat = next(
         threat for group in groups for threat in group.threats.values() if threat and threat["name"] == attack
     )
-    targets = {"stax": "one target", "mtax": f"{threat['targets']} targets"}.get(attack, "away from clean")
-    return f"{attack.upper()}: PGD-{threat['steps']}, {targets}"
+    if attack == "worst":
+        return f"worst of {len(threat['attacks'])} attacks"
+    targets = {"stax": ", one target", "mtax": f", {threat['targets']} targets", "away": ", away from clean"}
+    name = attack.upper() if attack in ("stax", "mtax") else attack
+    return f"{name}: {algorithm_label(threat)}{targets.get(attack, '')}"

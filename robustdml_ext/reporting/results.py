@@ -13,9 +13,12 @@ from typing import Any
 # What may differ between runs whose figures belong in one mean: the seed, and where and how fast they ran.
 SEED_AND_PLACE = frozenset(
     {"seed", "out", "root", "device", "workers", "threads", "save_every", "keep", "log_every", "tensorboard",
-     "evaluate_every", "eval_batch_size", "attack_epsilons", "eval_steps", "eval_mtax_targets", "recall_at",
+     "evaluate_every", "download", "eval_batch_size", "attack_epsilons", "eval_steps", "eval_mtax_targets", "recall_at",
      "eval_step_size", "eval_random_start", "eval_restarts", "eval_keep_best", "eval_norm"}
 )  # fmt: skip
+
+
+CLEAN = "clean"
 
 
 class ReportError(ValueError):
@@ -36,9 +39,24 @@ def read_result(path: str | Path) -> dict[str, Any]:
         raise ReportError(f"no result at {file}: name the folder of a run that has ended") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ReportError(f"{file} is not a result: {error}") from None
-    if not isinstance(result, dict) or not {"recipe", "results"} <= set(result):
-        raise ReportError(f"{file} is not a result: it lacks `recipe` or `results`")
+    if not isinstance(result, dict) or "recipe" not in result or not {"results", "entries"} & set(result):
+        raise ReportError(f"{file} is not a result: it lacks `recipe`, or `results` or `entries`")
     return result
+
+
+def entries_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what was judged: clean images, each attack, each corruption, of a run or of an evaluation."""
+    entries: list[dict[str, Any]] = result["results"] if "results" in result else result["entries"]
+    return entries
+
+
+def entry_label(entry: Mapping[str, Any]) -> str:
+    """Return what the images of an entry were."""
+    corruption = entry.get("corruption")
+    if corruption is not None:
+        severity = corruption["severity"]
+        return f"corrupted: {corruption['name']}" + ("" if severity is None else f", severity {severity}")
+    return inputs_label(entry["threat"])
 
 
 def method_label(recipe: Mapping[str, Any]) -> str:
@@ -57,21 +75,37 @@ def method_label(recipe: Mapping[str, Any]) -> str:
 def inputs_label(threat: Mapping[str, Any] | None) -> str:
     """Return what the images were: clean, or the attack with its steps, targets and ε."""
     if threat is None:
-        return "clean"
-    targets = f", T = {threat['targets']}" if threat["name"] == "mtax" else ""
-    return f"{threat['name'].upper()} PGD-{threat['steps']}{targets}, ε = {threat['epsilon']:g}{_beyond(threat)}"
+        return CLEAN
+    name, epsilon = threat["name"], f"ε = {threat['epsilon']:.4g}"
+    l2 = ", l2" if threat.get("norm", "linf") == "l2" else ""
+    if name == "worst":
+        return f"worst of {len(threat['attacks'])} attacks, {epsilon}{l2}"
+    targets = f", T = {threat['targets']}" if name == "mtax" else ""
+    shown = name.upper() if name in ("stax", "mtax") else name
+    return f"{shown} {algorithm_label(threat)}{targets}, {epsilon}{l2}{_beyond(threat)}"
+
+
+def algorithm_label(threat: Mapping[str, Any]) -> str:
+    """Return how an attack was run: PGD-20, or a search of so many queries."""
+    kind = threat.get("algorithm", "pgd")
+    if kind == "square":
+        return f"square search, {threat['queries']} queries"
+    return f"{'PGD' if kind == 'pgd' else 'adaptive PGD'}-{threat['steps']}"
 
 
 def _beyond(threat: Mapping[str, Any]) -> str:
     """Say in what an attack differs from the usual one, so that figures under both never share a row."""
+    pgd = threat.get("algorithm", "pgd") == "pgd"
     usual_step = threat["epsilon"] / threat["steps"]
-    step = threat.get("step_size") or usual_step
+    step, start = threat.get("step_size") or usual_step, threat.get("random_start", 0)
     parts = {
-        "l2": threat.get("norm", "linf") == "l2",
-        f"step {step:g}": not math.isclose(step, usual_step),
-        f"start {threat.get('random_start', 0):g}": threat.get("random_start", 0) > 0,
+        f"step {step:.4g}": pgd and not math.isclose(step, usual_step),
+        f"start {start:.4g}": pgd and start > 0,
+        f"momentum {threat.get('momentum')}": threat.get("momentum", 0) > 0,
         f"{threat.get('restarts')} restarts": threat.get("restarts", 1) > 1,
-        "best iterate": threat.get("keep_best", False),
+        f"{threat.get('rounds')} rounds": threat.get("rounds", 1) > 1,
+        "best iterate": pgd and threat.get("keep_best", False),
+        f"through {threat.get('route')}": threat.get("route", "whole") not in ("whole", "every"),
         "bfloat16": threat.get("precision", "float32") == "bfloat16",
     }
     return "".join(f", {text}" for text, differs in parts.items() if differs)
@@ -98,8 +132,8 @@ class Group:
     def add(self, result: Mapping[str, Any]) -> None:
         """Add a run's figures."""
         self.seeds.append(result["recipe"]["seed"])
-        for entry in result["results"]:
-            name = inputs_label(entry["threat"])
+        for entry in entries_of(result):
+            name = entry_label(entry)
             self.threats[name] = entry["threat"]
             row = self.rows.setdefault(name, {})
             for metric, value in entry["metrics"].items():

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Group as Lines
+from rich.markup import escape
 from rich.table import Table
 
-from robustdml_ext.reporting.results import Group, inputs_label, mean_and_deviation
+from robustdml_ext.reporting.results import Group, entries_of, entry_label, inputs_label, mean_and_deviation
 
 # Metric, heading, and whether it is shown in percent.
 _SHOWN = (
-    ("recall@1", "R@1 %", True), ("recall@4", "R@4 %", True), ("nmi", "NMI %", True), ("f1", "F1 %", True),
+    ("recall@1", "R@1 %", True),
+    ("recall@4", "R@4 %", True),
+    ("nmi", "NMI %", True),
+    ("f1", "F1 %", True),
     ("pi_ratio", "π_ratio", False),
+)
+_MORE = (
+    ("map@r", "MAP@R %", True), ("r_precision", "R-precision %", True), ("ami", "AMI %", True),
+    ("eer", "EER %", True), ("rho_spectrum", "ρ-spectrum", False), ("pi_intra", "π_intra", False),
+    ("pi_inter", "π_inter", False),
 )  # fmt: skip
 
 
@@ -31,7 +41,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
     """Return the table shown at the end of a run: clean, attacked, and published figures if there are any."""
     columns = _columns([entry["metrics"] for entry in result["results"]])
     title = "Test classes, unseen in training"
-    if result.get("weights", {}).get("select_on_test"):
+    if result.get("weights", {}).get("selected_on") == "test":
         title += "; the weights were selected on them, so the figures are optimistic"
     table = Table(title=title, title_justify="left")
     table.add_column("images")
@@ -86,3 +96,59 @@ def comparison_markdown(groups: Sequence[Group]) -> str:
     headings, rows = comparison_rows(groups)
     rules = [":--" if number < 2 else "--:" for number in range(len(headings))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rules, *rows)) + "\n"
+
+
+def evaluation_table(result: Mapping[str, Any]) -> Lines:
+    """Return what `run evaluate` shows: every entry in one table, more clean figures, the score, and warnings."""
+    entries = entries_of(result)
+    data, model = result["data"], result["model"]
+    columns = _columns([entry["metrics"] for entry in entries])
+    gallery = "" if data["gallery"] is None else f" against a gallery of {data['gallery']:,}"
+    title = f"{model['name']} on {data['images']:,} images of {data['dataset']}, {data['split']}{gallery}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("images")
+    for _, heading, _ in columns:
+        table.add_column(heading, justify="right")
+    table.add_column("of clean R@1", justify="right")
+    table.add_column("rank", justify="right")
+    table.add_column("l∞ used", justify="right")
+    before: Any = ""
+    for entry in entries:
+        metrics = entry["metrics"]
+        kind = (entry.get("threat") or {}).get("epsilon", entry.get("corruption") is not None)
+        if before not in ("", kind):
+            table.add_section()
+        before = kind
+        figures = [_cell(metrics.get(name), percent) for name, _, percent in columns]
+        table.add_row(entry_label(entry), *figures, *_attack_cells(entry))
+    parts: list[Any] = [table]
+    more = [
+        f"{heading} {_cell(entries[0]['metrics'][name], percent)}"
+        for name, heading, percent in _MORE
+        if entries[0]["metrics"].get(name) is not None
+    ]
+    if more:
+        parts.append("clean: " + ", ".join(more))
+    if result["score"] is not None:
+        parts.append(
+            f"robustness score: {result['score']:.4f} (mean worst-case R@1 over ε from 0 to the largest; compares "
+            f"within protocol {result['protocol']['fingerprint']})"
+        )
+    parts += [f"[yellow]warning:[/yellow] {escape(warning)}" for warning in result["warnings"]]
+    return Lines(*parts)
+
+
+def _cell(value: float | None, percent: bool) -> str:
+    return "" if value is None else _figure([value], percent)
+
+
+def _attack_cells(entry: Mapping[str, Any]) -> list[str]:
+    """What is left of clean Recall@1, the candidates' normalized rank before and after, and the largest change."""
+    relative = entry["relative"].get("recall@1") if entry["threat"] or entry["corruption"] else None
+    rank, was = entry["metrics"].get("rank"), entry["clean"].get("rank")
+    used = entry["perturbation"]
+    return [
+        "" if relative is None else f"{relative:.1%}",
+        "" if rank is None else f"{was:.3f} → {rank:.3f}" if was is not None else f"{rank:.3f}",
+        "" if used is None else f"{used['linf_max']:.4g}",
+    ]

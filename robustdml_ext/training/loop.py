@@ -145,7 +145,7 @@ class Trainer:
                 raise InterruptedRunError(self.step, self.folder / names.LAST)
         if self._saved != self.step:
             self.save()
-        if self.processes.writes and not self.recipe.select_on_test:
+        if self.processes.writes and not self.recipe.selects:
             copy_atomically(self.folder / names.LAST, self.folder / names.BEST)
 
     def _lap(self, stage: str, since: float) -> float:
@@ -217,24 +217,27 @@ class Trainer:
         self.summary.epochs.append(means["loss"])
         self._write("epoch", means, progress)
         device, every, best = self.processes.device, self.recipe.evaluate_every, None
+        judged = self.recipe.select_on if self.recipe.selects else "test"
+        ends = self.recipe.selects and self.step == self.batches.steps
+        due = bool(every) and (epoch % every == 0 or ends)
         drawn_on = [device] if device.type == "cuda" else []
         found: dict[str, float] = {}
-        if every and epoch % every == 0 and self.evaluate is not None:
+        if due and self.evaluate is not None:
             best = False
             if self.processes.writes:
                 # The evaluation may draw; the training must not notice.
                 with torch.random.fork_rng(drawn_on):
                     found = self.evaluate(self.method)
                 self.method.train()
-                self._write("test", found, progress)
+                self._write(judged, found, progress)
                 best = self._is_best(found, epoch)
             self.processes.barrier()
-        progress.epoch(self.step, means["loss"], found)
+        progress.epoch(self.step, means["loss"], found, judged)
         return best
 
     def _is_best(self, found: dict[str, float], epoch: int) -> bool:
         best = self.summary.best
-        if not self.recipe.select_on_test or (best is not None and found["recall@1"] <= best["recall@1"]):
+        if not self.recipe.selects or (best is not None and found["recall@1"] <= best["recall@1"]):
             return False
         self.summary.best = {"recall@1": found["recall@1"], "epoch": epoch}
         return True
@@ -271,16 +274,6 @@ class Trainer:
             "best": self.summary.best,
         }
 
-    def _check_selection(self, state: dict[str, Any]) -> None:
-        """Refuse to train on to an end at which select_on_test would have nothing to choose from."""
-        every, epochs = self.recipe.evaluate_every, self.recipe.epochs
-        to_come = epochs // every - state["epoch"] // every if every else 0
-        if self.recipe.select_on_test and state["best"] is None and to_come < 1:
-            raise RunRefusedError(
-                f"select_on_test has nothing to choose from: no evaluation by epoch {state['epoch']}, and none to come "
-                f"with evaluate_every {every} and epochs {epochs}; lower evaluate_every or raise epochs"
-            )
-
     def _restore(self) -> int:
         """Go back to ``last.pt``; return how many bytes of ``metrics.jsonl`` belong to it."""
         path = self.folder / names.LAST
@@ -290,7 +283,6 @@ class Trainer:
             raise RunRefusedError(
                 f"{path} has {state['step']} steps, more than the {self.batches.steps} of --epochs {self.recipe.epochs}"
             )
-        self._check_selection(state)
         load_weights(self.method, state["method"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         restore_random_state(state["random"], self.generator, self.processes.device)

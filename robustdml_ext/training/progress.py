@@ -66,9 +66,9 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.update(self._task, loss=f"{loss:.4f}")
 
-    def epoch(self, step: int, loss: float, test: dict[str, float]) -> None:
-        """Report an epoch that ended after ``step`` steps."""
-        shown = "".join(f"  test {name} {value:.1%}" for name, value in test.items() if name == "recall@1")
+    def epoch(self, step: int, loss: float, found: dict[str, float], judged: str = "test") -> None:
+        """Report an epoch that ended after ``step`` steps, and what was ``found`` on the classes ``judged``."""
+        shown = "".join(f"  {judged} {name} {value:.1%}" for name, value in found.items() if name == "recall@1")
         if not self._quiet and (self._bar is None or shown):
             done = f"epoch {step // self._per_epoch}/{self._total // self._per_epoch}"
             self._console.print(f"{done}  loss {loss:.4f}  {self._rate(step):.1f} steps/s{shown}", highlight=False)

@@ -89,12 +89,12 @@ def finish_run(
 ) -> dict[str, Any]:
     """Judge the chosen weights and write ``result.json`` and ``backbone.pt``.
 
-    The weights are those of the last step, or, where ``select_on_test`` was asked for, those of ``best.pt``.
+    The weights are those of the last step, or, unless ``select_on`` is last, those of ``best.pt``.
 
     Returns:
         The content of ``result.json``.
     """
-    if recipe.select_on_test:
+    if recipe.selects:
         best = folder / names.BEST
         load_weights(method, load_checkpoint(best)["method"], str(best))
     network = method.embedder
@@ -104,8 +104,8 @@ def finish_run(
         "published": None if published is None else published.model_dump(mode="json"),
         "results": judge(network, test, recipe, precision, console),
         "weights": {
-            "chosen": "best" if recipe.select_on_test else "last",
-            "select_on_test": recipe.select_on_test,
+            "chosen": "best" if recipe.selects else "last",
+            "selected_on": recipe.select_on if recipe.selects else None,
             "best": summary.best,
         },
         "seeds": {"training": recipe.seed, "attacks": recipe.seed, "clustering": recipe.seed},

@@ -17,7 +17,7 @@ class TrainingSummary:
     Attributes:
         steps: optimizer steps.
         seconds: wall time by stage: data (waiting for images), step, evaluation, checkpoint.
-        best: the best test Recall@1 and its epoch, where ``select_on_test`` chose by it; else None.
+        best: the best Recall@1 of what ``select_on`` names, and its epoch; None where the last weights count.
         epochs: mean loss of each epoch.
     """
 

@@ -1,4 +1,4 @@
-"""The tools of the command line, beside training: list, show, compare, doctor."""
+"""The tools of the command line, beside training: evaluate, list, show, compare, doctor."""
 
 from __future__ import annotations
 
@@ -71,6 +71,13 @@ def run(command: str, options: Sequence[str], prog: str) -> int:
         return _show(tyro.cli(Show, args=list(options), prog=prog))
     if command == "compare":
         return _compare(tyro.cli(Compare, args=list(options), prog=prog))
+    if command == "evaluate":
+        from robustdml_ext.tools.evaluate import evaluate_command
+        from robustdml_ext.tools.evaluate_options import Evaluate
+
+        return evaluate_command(
+            tyro.cli(Evaluate, args=list(options), prog=prog, config=(tyro.conf.OmitArgPrefixes,)), console()
+        )
     return _doctor(tyro.cli(Doctor, args=list(options), prog=prog))
 
 

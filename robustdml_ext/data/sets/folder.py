@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import unicodedata
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
+from robustdml_ext.data.archives import Archive
 from robustdml_ext.data.errors import BrokenImageError, DataError
-from robustdml_ext.data.sources import FileSource, image_header
+from robustdml_ext.data.options import ReadOptions
+from robustdml_ext.data.sets._build import ImageFiles, Layout, labeled
+from robustdml_ext.data.sets._lists import SUFFIXES, Found, ImageList, class_name, images_in, numbered, subfolders
+from robustdml_ext.data.sources import image_header
 from robustdml_ext.data.splits import DataSplits, LabeledImages
-from robustdml_ext.data.transforms import CROP_FROM_SIZE, Transform
+from robustdml_ext.data.transforms import CROP_FROM_SIZE
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SMALL = 64  # images up to this side are used as they are; larger ones as photographs of 224 pixels
 CACHE_LIMIT = 512 * 2**20  # bytes of decoded pixels that are kept in memory without being asked
-LAYOUT = "Expected in it: a folder for each class with the images of the class, as <root>/<class>/<name>.jpg"
+WHERE = "Expected in it: a folder for each class with the images of the class, as <root>/<class>/<name>.jpg"
+SUMMARY = "your own images, one folder a class; the first half of the class names trains; needs --root"
+PROTOCOLS = {"zero-shot": "the first half of the class names trains, or those that train_classes lists; the rest tests"}
+ARCHIVES: tuple[Archive, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,18 +40,11 @@ def find_classes(root: Path) -> tuple[list[ImageClass], list[str]]:
     """
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"the data set's folder {root} {what}. {LAYOUT}")
+        raise DataError(f"the data set's folder {root} {what}. {WHERE}")
     classes: dict[str, ImageClass] = {}
     empty: list[str] = []
-    for folder in root.iterdir():
-        if folder.name.startswith(".") or not folder.is_dir():
-            continue
-        name = unicodedata.normalize("NFC", folder.name)
-        paths = sorted(
-            file
-            for file in folder.iterdir()
-            if not file.name.startswith(".") and file.suffix.lower() in SUFFIXES and not file.is_dir()
-        )
+    for folder in subfolders(root):
+        name, paths = class_name(folder), images_in(folder)
         if not paths:
             empty.append(name)
         elif name in classes:
@@ -55,7 +52,7 @@ def find_classes(root: Path) -> tuple[list[ImageClass], list[str]]:
         else:
             classes[name] = ImageClass(name, paths)
     if not classes:
-        raise DataError(f"no class folders with images in {root}. {LAYOUT} (suffixes: {' '.join(SUFFIXES)})")
+        raise DataError(f"no class folders with images in {root}. {WHERE} (suffixes: {' '.join(SUFFIXES)})")
     return [classes[name] for name in sorted(classes)], sorted(empty)
 
 
@@ -67,7 +64,7 @@ def split_classes(classes: list[ImageClass], train_classes: Path | None) -> tupl
     """
     if train_classes is None:
         if len(classes) < 2:
-            raise DataError(f"only the class {classes[0].name!r} found: train and test need a class each. {LAYOUT}")
+            raise DataError(f"only the class {classes[0].name!r} found: train and test need a class each. {WHERE}")
         return classes[: len(classes) // 2], classes[len(classes) // 2 :]
     try:
         lines = train_classes.read_text(encoding="utf-8-sig").splitlines()
@@ -114,38 +111,71 @@ def native_format(classes: list[ImageClass], on_broken: str) -> tuple[int, int]:
     return size, 1 if all_grey else 3
 
 
-def load_folder(
-    root: Path,
-    image_size: int | None,
-    channels: int | None,
-    augment: str,
-    on_broken: str,
-    cache: str,
-    train_classes: Path | None,
-) -> DataSplits:
-    """Zero-shot split of class folders; see `data.load` for the options. Raises: DataError."""
+def read_classes(options: ReadOptions) -> tuple[list[ImageClass], list[ImageClass]]:
+    """The classes to train and to test on; see `split_classes`. Raises: DataError.
+
+    Folders without an image are an error, unless `options.on_broken` is "skip".
+    """
+    root = options.folder
     classes, empty = find_classes(root)
     if empty:
         message = f"{root}: class folders without an image: {', '.join(map(repr, empty[:5]))}"
         message += f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-        if on_broken == "error":
+        if options.on_broken == "error":
             raise DataError(f"{message}; fill or remove them")
-        warnings.warn(f"{message}; left out as on_broken='skip' says", stacklevel=3)
-    train, test = split_classes(classes, train_classes)
+        warnings.warn(f"{message}; left out as on_broken='skip' says", stacklevel=4)
+    return split_classes(classes, options.train_classes)
+
+
+def load(options: ReadOptions) -> DataSplits:
+    """Zero-shot split of class folders; see `data.load` for the options. Raises: DataError."""
+    train, test = read_classes(options)
+    image_size, channels = options.image_size, options.channels
     if image_size is None or channels is None:
-        native_size, native_channels = native_format(classes, on_broken)
+        native_size, native_channels = native_format(train + test, options.on_broken)
         image_size, channels = image_size or native_size, channels or native_channels
-    crop = image_size >= CROP_FROM_SIZE
-    if augment == "default":
-        augment = "crop-flip" if crop else "none"
-    decoded = sum(len(c.paths) for c in classes) * channels * image_size**2
+    augmented = options.augment != "none" and (options.augment != "default" or image_size >= CROP_FROM_SIZE)
+    decoded = sum(len(c.paths) for c in train + test) * channels * image_size**2
     # Random crops need the originals, whose bytes nobody knows before reading them all: only when asked.
-    keep = cache == "memory" or (cache == "default" and augment == "none" and decoded <= CACHE_LIMIT)
+    if options.cache == "default" and not augmented and decoded <= CACHE_LIMIT:
+        options = replace(options, cache="memory")
 
-    def split(part: list[ImageClass], augment: str) -> LabeledImages:
-        labels = torch.repeat_interleave(torch.tensor([len(c.paths) for c in part]))
-        source = FileSource([path for c in part for path in c.paths], channels)
-        transform = Transform(image_size, augment, center_crop=crop)
-        return LabeledImages(source, labels, [c.name for c in part], transform, on_broken=on_broken, cache=keep)
+    def split(part: list[ImageClass], train: bool) -> LabeledImages:
+        images = _image_list(part)
+        return labeled(
+            images.paths,
+            images.labels,
+            images.class_names,
+            options,
+            image_size=image_size,
+            channels=channels,
+            train=train,
+        )
 
-    return DataSplits("folder", split(train, augment), split(test, "none"), channels, image_size)
+    return DataSplits("folder", split(train, True), split(test, False), channels, image_size)
+
+
+def probe(root: Path) -> str:
+    """What is found under `root`; opens no image. Raises: DataError, also for folders without an image."""
+    train, test = read_classes(ReadOptions(root))
+    images = sum(len(c.paths) for c in train + test)
+    return f"{images:,} images in {len(train):,} training and {len(test):,} test classes under {root}"
+
+
+def _image_list(part: list[ImageClass]) -> ImageList:
+    pairs = [(path, c.name) for c in part for path in c.paths]
+    return numbered(pairs, [c.name for c in part])
+
+
+def _read(root: Path, protocol: str) -> Found:
+    train, test = read_classes(ReadOptions(root))
+    return Found(root, {"train": _image_list(train), "test": _image_list(test)}, [])
+
+
+class ClassFolders(ImageFiles):
+    """Class folders as (RGB PIL image, label) pairs; `split` "train" or "test"; see `ImageFiles`.
+
+    The first half of the class names trains; for other classes, see `data.load`.
+    """
+
+    layout = Layout("folder", "folder", WHERE, PROTOCOLS, _read)

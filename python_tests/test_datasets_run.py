@@ -1,0 +1,108 @@
+"""Training on the retrieval benchmarks, each in its official layout, through the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from python_tests.data import layouts
+from robustdml_ext import run
+
+_QUICK = (
+    "--epochs", "1", "--arch", "small", "--weights", "none", "--image-size", "16", "--device", "cpu",
+    "--batch-size", "8", "--samples-per-class", "4",
+    "--eval-steps", "1", "--attack-epsilons", "0.1", "--threads", "1", "--select-on", "last", "--no-tensorboard",
+)  # fmt: skip
+
+
+def _sop(folder: Path, images: int) -> Path:
+    return layouts.write_sop(folder, {"train": (1, 2, 3, 4), "test": (5, 6)}, images)
+
+
+LAYOUTS: dict[str, tuple[str, str, Callable[[Path, int], Path]]] = {
+    "sop": ("mdprop", "sop", _sop),
+    "cub200": ("standard", "cub200", layouts.write_cub200),
+    "cub200-2010": ("standard", "cub200-2010", layouts.write_cub200_2010),
+    "cars196, one folder": ("mdprop", "cars196", layouts.write_cars_one_folder),
+    "cars196, two folders": ("standard", "cars196", layouts.write_cars_two_folders),
+    "inshop": ("mdprop", "inshop", layouts.write_inshop),
+}
+
+
+def _train(method: str, dataset: str, root: Path, out: Path, *more: str) -> dict:
+    words = [method, "--dataset", dataset, "--root", str(root), "--out", str(out), *_QUICK, *more]
+    assert run.main(words) == 0
+    result: dict = json.loads((out / "result.json").read_text())
+    return result
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_epoch_on_every_official_layout(tmp_path: Path, layout: str) -> None:
+    method, dataset, write = LAYOUTS[layout]
+    result = _train(method, dataset, write(tmp_path / "data", 8), tmp_path / "run")
+    recipe = result["recipe"]
+    assert (recipe["method"], recipe["dataset"], recipe["epochs"]) == (method, dataset, 1)
+    assert result["timing"]["steps"] == (4 if dataset == "sop" else 2), "training images over the batch size"
+    assert {entry["threat"] and entry["threat"]["name"] for entry in result["results"]} >= {None, "stax"}
+    for entry in result["results"]:
+        assert 0 <= entry["metrics"]["recall@1"] <= 1 and 0 <= entry["metrics"]["nmi"] <= 1
+
+
+def test_a_protocol_other_than_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = layouts.write_inshop(tmp_path / "data", images=8)
+    result = _train("standard", "inshop", root, tmp_path / "run", "--protocol", "query-only")
+    assert result["recipe"]["protocol"] == "query-only"
+    words = ["standard", "--dataset", "inshop", "--root", str(root), "--protocol", "open", *_QUICK]
+    assert run.main([*words, "--out", str(tmp_path / "other")]) == 2
+    assert "protocol must be one of query-gallery, query-only" in capsys.readouterr().err
+
+
+def test_a_cache_on_disk_changes_no_figure(tmp_path: Path) -> None:
+    root = layouts.write_cub200(tmp_path / "data", images=8)
+    cached = ("--cache", str(tmp_path / "cache"), "--augment", "none")
+    results = [
+        _train("standard", "cub200", root, tmp_path / "plain", "--augment", "none"),
+        _train("standard", "cub200", root, tmp_path / "cached", *cached),
+        _train("standard", "cub200", root, tmp_path / "again", *cached),
+    ]
+    figures = [[entry["metrics"] for entry in result["results"]] for result in results]
+    assert figures[0] == figures[1] == figures[2]
+    assert len(list((tmp_path / "cache").glob("*.cache"))) == 2, "one for training, one for testing"
+
+
+@pytest.mark.parametrize("dataset", ["sop", "cub200", "cars196", "inshop"])
+def test_what_is_missing_is_said_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dataset: str
+) -> None:
+    _, _, write = next(entry for entry in LAYOUTS.values() if entry[1] == dataset)
+    root = write(tmp_path / "data", 4)
+    victim = sorted(root.rglob("*.[jJ][pP][gG]"))[-1]
+    victim.unlink()
+    words = ["standard", "--dataset", dataset, "--root", str(root), "--out", str(tmp_path / "run"), *_QUICK]
+    assert run.main(words) == 2
+    said = capsys.readouterr().err
+    assert "1 of the " in said and str(victim) in said and "--root" in said and "Traceback" not in said
+    shutil.rmtree(root)
+    assert run.main(words) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_list_names_every_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    from robustdml_ext.data import NAMES
+
+    assert run.main(["list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in NAMES) and {"cub200-2010", "inshop", "omniglot"} <= set(NAMES)
+
+
+def test_doctor_finds_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = layouts.write_cars_one_folder(tmp_path)
+    assert run.main(["doctor", "--json", "--root", str(root)]) == 0
+    found = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["data"]}
+    assert found["cars196"]["found"] and "train 8 images of 2 classes" in found["cars196"]["detail"]
+    assert not found["cub200"]["found"] and "CUB_200_2011.tgz" in found["cub200"]["detail"]

@@ -1,0 +1,60 @@
+"""Several embedders that answer as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INFERENCES = ("average", "concatenate")
+
+
+class Ensemble(nn.Module):
+    """N embedders as one, differentiable in each of them.
+
+    Every member's embedding e_i is scaled to unit length first, so that none outweighs the others:
+        "average": (Σ e_i) / ‖Σ e_i‖, `[B, D]`;
+        "concatenate": (e_1, …, e_N) / √N, `[B, D_1 + … + D_N]`; its cosine is the mean of the members' cosines.
+
+    Attributes:
+        members: the embedders.
+
+    Args:
+        members: images `[B, C, H, W]` → embeddings `[B, D_i]`; any modules.
+        inference: `"average"` or `"concatenate"`.
+
+    Raises:
+        ValueError: no member, or an unknown inference.
+        TypeError: a member is no module.
+    """
+
+    def __init__(self, members: Iterable[nn.Module], inference: str = "average") -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        if not len(self.members):
+            raise ValueError("members: expected at least one embedder, got none")
+        if inference not in INFERENCES:
+            raise ValueError(f"inference: expected one of {', '.join(INFERENCES)}; got {inference!r}")
+        self.inference = inference
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings of unit length, in float32 at least.
+
+        Raises:
+            ValueError: averaged members differ in their number of dimensions.
+        """
+        embeddings = [member(images) for member in self.members]
+        units = [F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1) for x in embeddings]
+        if self.inference == "concatenate":
+            together: Tensor = torch.cat(units, 1) / len(units) ** 0.5
+            return together
+        if len({unit.shape[1] for unit in units}) > 1:
+            sizes = [unit.shape[1] for unit in units]
+            raise ValueError(f"members: expected one embedding size to average, got {sizes}")
+        average: Tensor = F.normalize(torch.stack(units).mean(0), dim=1)
+        return average
+
+    def extra_repr(self) -> str:
+        return f"inference={self.inference!r}"

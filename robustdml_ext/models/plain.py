@@ -1,0 +1,132 @@
+"""A plain network as an embedder: what somebody else has trained, to be judged as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from robustdml_ext.models.build import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    SMALL,
+    WITHOUT_AUXILIARY,
+    check_arch,
+    find_classifier,
+)
+from robustdml_ext.models.small import SmallNet
+from robustdml_ext.models.weights import load_file, load_named, named_weights, read_state
+
+IMAGENET_CLASSES = 1000
+EMBEDDINGS = ("auto", "features", "output")
+
+
+class PlainEmbedder(nn.Module):
+    """Images `[B, C, H, W]` in [0, 1] → embeddings `[B, D]` by any network: normalize → network → unit length.
+
+    Args:
+        network: normalized images to vectors `[B, D]`; it stays as it is, norm layers and all.
+        mean, std: per channel, in pixels of [0, 1].
+        unit_length: scale embeddings to length 1 (float32 even under autocast).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        unit_length: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(mean) != len(std) or any(value <= 0 for value in std):
+            raise ValueError(f"mean, std: expected one of each a channel, std > 0; got {mean} and {std}")
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
+        self.unit_length = unit_length
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings `[B, D]`."""
+        vectors: Tensor = self.network((images - self.mean) / self.std)
+        with torch.autocast(images.device.type, enabled=False):
+            vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+            return F.normalize(vectors, dim=1) if self.unit_length else vectors
+
+
+def plain_embedder(
+    arch: str,
+    weights: str = "imagenet",
+    *,
+    embedding: str = "auto",
+    channels: int = 3,
+    unit_length: bool = True,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> PlainEmbedder:
+    """An architecture's own network with trained weights, to be judged; batch norm is not needed.
+
+    Args:
+        arch: any torchvision classification network, or `small`.
+        weights: `imagenet`, another of torchvision's names, `none`, or a file with a state dict in the architecture's
+            keys, for example the `backbone.pt` of a run.
+        embedding: `output`, of the classifier; `features`, what it is given; `auto`: the features of a classifier of
+            ImageNet's 1,000 classes or of no trained weights, and else the output, whose size the file tells.
+        channels: of the images; other than 3 for `small` only.
+        unit_length: scale embeddings to length 1.
+        mean, std: by default ImageNet's, and for `small` none.
+
+    Raises:
+        ValueError: an unknown name, or weights that do not fit.
+        FileNotFoundError: the weights are not on this machine and cannot be downloaded.
+    """
+    if embedding not in EMBEDDINGS:
+        raise ValueError(f"embedding: expected one of {', '.join(EMBEDDINGS)}, got {embedding!r}")
+    check_arch(arch)
+    if arch != SMALL and channels != 3:
+        raise ValueError(f"channels: {arch} takes images of 3 channels, got {channels}; small takes any")
+    if arch == SMALL and weights == "imagenet":
+        raise ValueError("weights: small has no ImageNet weights; expected a file, or none")
+    named = None if weights == "none" else named_weights(arch, weights)
+    trained = named is not None or weights != "none"
+    outputs = IMAGENET_CLASSES
+    if trained and named is None:
+        outputs = _outputs(read_state(weights, arch), _network(arch, channels, IMAGENET_CLASSES), arch)
+    network = (
+        load_named(arch, named, {"aux_logits": False} if arch in WITHOUT_AUXILIARY else {})
+        if named is not None
+        else _network(arch, channels, outputs)
+    )
+    classifier = find_classifier(network, arch)
+    head = network.get_submodule(classifier)
+    if trained and named is None:
+        network.set_submodule(classifier, nn.Identity())
+        head.load_state_dict(load_file(network, weights, arch, classifier))
+    if embedding == "auto":
+        embedding = "features" if outputs == IMAGENET_CLASSES else "output"
+    network.set_submodule(classifier, head if embedding == "output" else nn.Identity())
+    default_mean, default_std = ((0.0,), (1.0,)) if arch == SMALL else (IMAGENET_MEAN, IMAGENET_STD)
+    model = PlainEmbedder(network, mean or default_mean, std or default_std, unit_length)
+    return model.eval()
+
+
+def _network(arch: str, channels: int, outputs: int) -> nn.Module:
+    if arch == SMALL:
+        return SmallNet(channels, num_classes=outputs)
+    options: dict[str, Any] = {"aux_logits": False, "init_weights": True} if arch in WITHOUT_AUXILIARY else {}
+    network: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=outputs, **options)
+    return network
+
+
+def _outputs(state: dict[str, Tensor], network: nn.Module, arch: str) -> int:
+    """How many outputs the file's classifier has."""
+    key = f"{find_classifier(network, arch)}.weight"
+    if key not in state:
+        raise ValueError(f"weights: the file holds no {key}, the classifier of {arch}, whose rows are the embedding")
+    return len(state[key])

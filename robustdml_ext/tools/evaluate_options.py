@@ -1,0 +1,114 @@
+"""The options of `run evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Literal
+
+import tyro
+
+from robustdml_ext.evaluation import ATTACKS, CORRUPTIONS, GROUPS, STANDARD
+
+Words = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """What is judged."""
+
+    model: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            help="A run's folder or checkpoint; a torchvision architecture (with --weights); or "
+            "package.module:factory, which returns an nn.Module from pixels of [0, 1] to embeddings."
+        ),
+    ]
+    weights: Annotated[
+        str | None, tyro.conf.arg(help="Of an architecture: imagenet (the default), none, or a state dict's FILE.")
+    ] = None
+    embedding: Annotated[
+        Literal["auto", "features", "output"],
+        tyro.conf.arg(help="Of an architecture: what is the embedding. auto: features of an ImageNet classifier."),
+    ] = "auto"
+    surrogate: Annotated[
+        str | None, tyro.conf.arg(help="Another model, named as the first, whose attacks are transferred.")
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageOptions:
+    """On which images."""
+
+    dataset: Annotated[str | None, tyro.conf.arg(help="See `list`. None: what the checkpoint was trained on.")] = None
+    root: Annotated[str | None, tyro.conf.arg(help="Folder of the data set. None: the checkpoint's.")] = None
+    protocol: Annotated[str | None, tyro.conf.arg(help="How the data set is split, see `list`.")] = None
+    split: Annotated[Literal["test", "validation", "train"], tyro.conf.arg(help="Which images are judged.")] = "test"
+    limit: Annotated[int | None, tyro.conf.arg(help="Judge this many images only, taken evenly.")] = None
+    image_size: Annotated[int | None, tyro.conf.arg(help="Side in pixels. None: the checkpoint's or data set's.")] = (
+        None
+    )
+    channels: Annotated[Literal[1, 3] | None, tyro.conf.arg(help="None: the model's or the data set's.")] = None
+    train_classes: Annotated[str | None, tyro.conf.arg(help="Of folder, as in training.")] = None
+    on_broken: Annotated[Literal["error", "skip"], tyro.conf.arg(help="What a broken image does.")] = "error"
+    cache: Annotated[str, tyro.conf.arg(help="Decoded images: default, memory, none, or a FOLDER.")] = "default"
+    download: Annotated[bool, tyro.conf.arg(help="Get the data set, where it has an official address.")] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class JudgmentOptions:
+    """By which figures, and under what."""
+
+    recall_at: Annotated[tuple[int, ...], tyro.conf.arg(help="The k of Recall@k.")] = (1, 2, 4, 8)
+    metrics: Annotated[
+        Words, tyro.conf.arg(help=f"Groups of clean figures: all, default, or some of {', '.join(GROUPS)}.")
+    ] = ("all",)
+    attacks: Annotated[
+        Words, tyro.conf.arg(help=f"standard ({', '.join(STANDARD)}), none, or some of {', '.join(ATTACKS)}.")
+    ] = ("standard",)
+    epsilons: Annotated[
+        Words | None,
+        tyro.conf.arg(help="ε in pixels of [0, 1], as 0.03 or 8/255. None: the checkpoint's test attacks', or 8/255."),
+    ] = None
+    norm: Annotated[Literal["linf", "l2"], tyro.conf.arg(help="Norm of ε.")] = "linf"
+    steps: Annotated[int, tyro.conf.arg(help="Gradient steps of an attack.")] = 20
+    restarts: Annotated[int, tyro.conf.arg(help="Random starts of an attack, the best of which counts.")] = 1
+    corruptions: Annotated[
+        Words,
+        tyro.conf.arg(help=f"Common corruptions at 5 severities: none, all, or some of {', '.join(CORRUPTIONS)}."),
+    ] = ("none",)
+    checks: Annotated[
+        bool, tyro.conf.arg(help="Look for masked gradients: black box, more steps, larger ε, finite losses.")
+    ] = True
+    seed: Annotated[int, tyro.conf.arg(help="Of targets, starts, candidates, clusters and noise.")] = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaceOptions:
+    """Where it runs, and what it writes."""
+
+    out: Annotated[str | None, tyro.conf.arg(help="Folder of result.json. None: evaluations/MODEL-DATASET.")] = None
+    device: Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, or cuda:N.")] = "auto"
+    batch_size: Annotated[int, tyro.conf.arg(help="Images in a batch.")] = 256
+    workers: Annotated[int, tyro.conf.arg(help="Processes that read images ahead.")] = 0
+    threads: Annotated[int | None, tyro.conf.arg(help="CPU threads of PyTorch.")] = None
+    debug: Annotated[bool, tyro.conf.arg(help="Show the traceback of an error.")] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Judge a model as its users would be hurt: clean, corrupted, and under every attack of the suite.
+
+    For example:
+
+    python -m robustdml_ext.run evaluate runs/digits-mdprop-1-5-multisimilarity-seed0
+
+    python -m robustdml_ext.run evaluate resnet50 --dataset cub200 --root DIR --attacks stax out --epsilons 8/255
+
+    python -m robustdml_ext.run evaluate my_package.my_module:build --dataset folder --root DIR --corruptions all
+    """
+
+    subject: ModelOptions
+    images: ImageOptions = ImageOptions()
+    judgment: JudgmentOptions = JudgmentOptions()
+    place: PlaceOptions = PlaceOptions()

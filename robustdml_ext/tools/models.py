@@ -1,0 +1,131 @@
+"""A model to be judged, found by what its owner has: a checkpoint, an architecture's name, or Python code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from robustdml_ext.recipes import Recipe, RecipeError, make_recipe
+from robustdml_ext.training import RunRefusedError
+from robustdml_ext.training.checkpoint import load_checkpoint
+from robustdml_ext.training.folder import BEST, LAST
+
+KINDS = (
+    "a run's folder or checkpoint, a torchvision architecture or `small` (with weights), or package.module:factory, "
+    "which is called without arguments and returns an nn.Module"
+)
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model by name, before it is built, as it may need to know its images' channels.
+
+    Attributes:
+        build: channels → the model, on the CPU, in eval mode; pixels of [0, 1] → embeddings `[B, D]`.
+        facts: what a result says of it.
+        recipe: of a checkpoint, what it was trained by.
+    """
+
+    build: Callable[[int], nn.Module]
+    facts: dict[str, Any]
+    recipe: Recipe | None = None
+
+
+def find_model(name: str, weights: str | None = None, embedding: str = "auto") -> FoundModel:
+    """Find out which kind of model `name` is: a path that exists, a `module:factory`, or an architecture.
+
+    Args:
+        name: see `KINDS`.
+        weights: of an architecture, see `models.plain_embedder`; `imagenet` where None.
+        embedding: likewise.
+
+    Raises:
+        RunRefusedError: it is none of these, or does not go with the other options.
+        CheckpointError: a checkpoint that is broken or has another version's recipe.
+    """
+    path = Path(name)
+    if path.exists():
+        if weights is not None:
+            raise RunRefusedError(f"weights are for architectures; {name} is a checkpoint and brings its own")
+        return _from_checkpoint(path)
+    if ":" in name:
+        if weights is not None:
+            raise RunRefusedError(f"weights are for architectures; {name} must load its own")
+        return FoundModel(lambda channels: _call_factory(name), {"kind": "factory", "name": name})
+    if os.sep in name or name.endswith(".pt"):
+        raise RunRefusedError(f"there is no checkpoint or run at {name}")
+    return _from_architecture(name, weights or ("none" if name == "small" else "imagenet"), embedding)
+
+
+def _from_checkpoint(path: Path) -> FoundModel:
+    if path.is_dir():
+        found = [path / file for file in (BEST, LAST) if (path / file).is_file()]
+        if not found:
+            raise RunRefusedError(f"{path} holds no {BEST} or {LAST}; expected the folder of a run")
+        path = found[0]
+    state = load_checkpoint(path)
+    try:
+        recipe = make_recipe(state["recipe"])
+    except RecipeError as error:
+        raise RunRefusedError(f"{path} was written by another version of this package: {error}") from None
+    prefix = "embedder."
+    weights = {key.removeprefix(prefix): value for key, value in state["method"].items() if key.startswith(prefix)}
+    if "mean" not in weights:
+        raise RunRefusedError(f"{path} holds no embedder, as the checkpoints of `run METHOD` do")
+
+    def build(channels: int) -> nn.Module:
+        from robustdml_ext.assemble import build_network
+
+        own = weights["mean"].shape[1]
+        if channels != own:
+            raise RunRefusedError(f"{path} was trained on images of {own} channels, and these have {channels}")
+        network = build_network(recipe.model_copy(update={"weights": "none"}), channels)
+        network.load_state_dict(weights)
+        return network.eval()
+
+    facts = {"kind": "checkpoint", "name": str(path), "step": state["step"], "arch": recipe.arch}
+    return FoundModel(build, {**facts, "channels": int(weights["mean"].shape[1])}, recipe)
+
+
+def _from_architecture(name: str, weights: str, embedding: str) -> FoundModel:
+    from robustdml_ext.models import plain_embedder
+    from robustdml_ext.models.build import check_arch
+
+    try:
+        check_arch(name)
+    except ValueError as error:
+        raise RunRefusedError(f"model {name!r} was not found: {error}. A model is {KINDS}") from None
+
+    def build(channels: int) -> nn.Module:
+        # Where there are no weights, they are drawn; alike every time.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return plain_embedder(name, weights, embedding=embedding, channels=channels)
+
+    return FoundModel(build, {"kind": "architecture", "name": name, "weights": weights, "embedding": embedding})
+
+
+def _call_factory(name: str) -> nn.Module:
+    module_name, _, attribute = name.partition(":")
+    # As `python -m` does: what lies in the working directory can be named.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise RunRefusedError(f"model {name}: {module_name} cannot be imported: {error}") from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise RunRefusedError(f"model {name}: {module_name} has no function {attribute!r}")
+    model = factory()
+    if not isinstance(model, nn.Module):
+        raise RunRefusedError(f"model {name}: expected an nn.Module from it, got {type(model).__name__}")
+    return model.eval()
