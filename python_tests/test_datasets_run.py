@@ -106,3 +106,23 @@ def test_doctor_finds_a_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[s
     found = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)["data"]}
     assert found["cars196"]["found"] and "train 8 images of 2 classes" in found["cars196"]["detail"]
     assert not found["cub200"]["found"] and "CUB_200_2011.tgz" in found["cub200"]["detail"]
+
+
+def test_in_shop_is_judged_against_its_gallery(tmp_path: Path) -> None:
+    root = layouts.write_inshop(tmp_path / "data", images=8)
+    for item in (3, 4):
+        (folder,) = root.glob(f"img/*/*/id_{item:08d}")
+        for i in range(1, 5):  # a query's copy is the nearest item of the gallery, whatever the network
+            shutil.copy(folder / f"{i:02d}_1_front.jpg", folder / f"{i + 4:02d}_1_front.jpg")
+    trained = _train("standard", "inshop", root, tmp_path / "run")
+    assert trained["results"][0]["metrics"]["recall@1"] == 1 and trained["data"]["protocol"] == "query-gallery"
+    judged = {}
+    for protocol in ("query-gallery", "query-only"):
+        out = tmp_path / protocol
+        words = ["evaluate", str(tmp_path / "run"), "--protocol", protocol, "--attacks", "none", "--no-checks"]
+        assert run.main([*words, "--device", "cpu", "--threads", "1", "--out", str(out)]) == 0
+        judged[protocol] = json.loads((out / "result.json").read_text())
+    assert judged["query-gallery"]["data"]["gallery"] == 8 and judged["query-only"]["data"]["gallery"] is None
+    assert all(result["data"]["images"] == 8 for result in judged.values())
+    assert judged["query-gallery"]["entries"][0]["metrics"]["recall@1"] == 1
+    assert judged["query-only"]["entries"][0]["metrics"]["recall@1"] < 1

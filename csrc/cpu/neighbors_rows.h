@@ -92,6 +92,24 @@ void normalize_row(T* row, T largest, int64_t depth) {
 
 enum class Operand { left, right, both };
 
+// |row|²/2 of a tile's rows, from its panels of `width`. Each is one chain of multiply-adds over the components in
+// order, as an element of the product is: the same bits as the product of two equal rows, whose distance is then 0.
+template <int width, typename T>
+void half_squares(const T* panels, int64_t depth, T* half) {
+  for (int64_t first = 0; first < kTile; first += width) {
+    T sums[width] = {};
+    for (int64_t d = 0; d < depth; ++d, panels += width) {
+#pragma omp simd
+      for (int i = 0; i < width; ++i) {
+        sums[i] += panels[i] * panels[i];
+      }
+    }
+    for (int i = 0; i < width; ++i) {
+      half[first + i] = sums[i] / 2;
+    }
+  }
+}
+
 // `order`: which row of `from` comes where, or null. A row that is not finite becomes NaN all over: no score of it
 // is a number, so it is nobody's neighbor and has none.
 template <typename T, typename scalar_t>
@@ -111,7 +129,7 @@ Rows<T> pack_rows(
     rows.half = gemm::Buffer<T>(tiles * kTile);
   }
   parallel_tasks(tiles, kTile * depth * 8, [&](int64_t tile) {
-    gemm::Buffer<T> plain(kTile * depth), left(kTile * depth), right(kTile * depth);
+    gemm::Buffer<T> plain(kTile * depth);
     const int64_t first = tile * kTile, here = rows.tile_rows(tile);
     for (int64_t i = 0; i < here; ++i) {
       T* row = plain.get() + i * depth;
@@ -132,21 +150,16 @@ Rows<T> pack_rows(
         gemm::pack_row_panel(panels + i * depth, i, here, depth, width, row);
       }
     };
-    T* left_panels = operand != Operand::right ? rows.left.get() + first * depth : left.get();
-    T* right_panels = operand != Operand::left ? rows.right.get() + first * depth : right.get();
-    if (euclidean || operand != Operand::right) {
-      pack(left_panels, gemm::kRows);
+    if (operand != Operand::right) {
+      pack(rows.left.get() + first * depth, gemm::kRows);
     }
-    if (euclidean || operand != Operand::left) {
-      pack(right_panels, gemm::kColumns<T>);
+    if (operand != Operand::left) {
+      pack(rows.right.get() + first * depth, gemm::kColumns<T>);
     }
-    if (euclidean) {
-      // By the product itself: the same bits as the product of two equal rows, whose distance is then 0.
-      gemm::Buffer<T> products(kTile * kTile);
-      gemm::inner_products(left_panels, here, right_panels, here, depth, products.get(), kTile);
-      for (int64_t i = 0; i < kTile; ++i) {
-        rows.half[first + i] = i < here ? products[i * kTile + i] / 2 : T(0);
-      }
+    if (euclidean && operand != Operand::left) {
+      half_squares<gemm::kColumns<T>>(rows.right_tile(tile), depth, rows.half.get() + first);
+    } else if (euclidean) {
+      half_squares<gemm::kRows>(rows.left_tile(tile), depth, rows.half.get() + first);
     }
   });
   return rows;

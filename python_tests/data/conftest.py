@@ -13,7 +13,7 @@ from python_tests.data.layouts import write_sop
 
 @pytest.fixture
 def sop_folder(tmp_path: Path) -> Path:
-    """Stanford Online Products' layout: train classes 1-3, test 4-5, four JPEGs each; one of them grey."""
+    """Stanford Online Products' layout: train classes 1-3, test 4-5, four JPEGs each; one of them gray."""
     return write_sop(tmp_path / "Stanford_Online_Products", {"train": (1, 2, 3), "test": (4, 5)})
 
 

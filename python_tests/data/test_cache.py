@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import pickle
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
@@ -64,6 +67,30 @@ def test_evaluation_sees_the_same_pixels_to_the_bit(
     found = all_images(labeled(cached_source(source, folder, transform), transform))
     assert expected.shape == (len(paths), channels, transform.size, transform.size)
     assert torch.equal(found, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 150), st.integers(1, 150)), min_size=1, max_size=4),
+    size=st.integers(1, 90),
+    center_crop=st.booleans(),
+    channels=st.sampled_from([1, 3]),
+)
+def test_images_of_every_shape_come_back_to_the_bit(
+    tmp_path_factory: pytest.TempPathFactory,
+    sizes: list[tuple[int, int]],
+    size: int,
+    center_crop: bool,
+    channels: int,
+) -> None:
+    root = tmp_path_factory.mktemp("shapes")
+    paths = [root / f"{i}.png" for i in range(len(sizes))]
+    for i, (path, shape) in enumerate(zip(paths, sizes, strict=True)):
+        write_image(path, i, "RGB" if i % 2 else "L", shape)
+    transform, source = Transform(size, center_crop=center_crop), FileSource(paths, channels)
+    cached = cached_source(source, root / "cache", transform)
+    assert all(torch.equal(cached.read(i), transform.resized(source.read(i))) for i in range(len(paths)))
+    assert torch.equal(all_images(labeled(cached, transform)), all_images(labeled(source, transform)))
 
 
 def test_training_split_is_evaluated_on_the_same_pixels_too(paths: list[Path], folder: Path) -> None:
@@ -152,6 +179,18 @@ def test_a_changed_image_is_seen(paths: list[Path], folder: Path) -> None:
     after = cached_source(FileSource(paths, 3), folder, PHOTOGRAPHS).read(2)
     assert not torch.equal(before, after)
     assert torch.equal(after, PHOTOGRAPHS.resized(FileSource(paths, 3).read(2)))
+
+
+def test_progress_is_shown_on_a_terminal_only(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr("sys.stderr", shown)
+    cached_source(FileSource(paths, 3), tmp_path / "quiet", PHOTOGRAPHS)
+    assert shown.getvalue() == ""
+    monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
+    cached_source(FileSource(paths, 3), tmp_path / "shown", PHOTOGRAPHS)
+    assert "caching images" in shown.getvalue() and f"{len(paths)}/{len(paths)}" in shown.getvalue()
 
 
 def test_many_threads_keep_the_order(paths: list[Path], folder: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -7,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 from torchvision.datasets import VisionDataset
 
 from python_tests.data import layouts
@@ -23,7 +25,8 @@ NAMES = (
 
 def test_names() -> None:
     assert set(data.NAMES) == set(NAMES)
-    assert all(len(summary) < 120 and "\n" not in summary for summary in data.NAMES.values())
+    assert all("\n" not in line and line.startswith(SETS[name].summary) for name, line in data.NAMES.items())
+    assert data.NAMES["inshop"].endswith("; protocols: query-gallery, query-only") and "proto" not in data.NAMES["sop"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -38,8 +41,10 @@ def test_every_module_keeps_to_the_form(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_summaries_are_those_of_the_modules(name: str) -> None:
-    assert data.NAMES[name] == getattr(data.catalog.data_set(name), "SUMMARY", None)
+def test_summary_and_protocols_are_those_of_the_module(name: str) -> None:
+    module = data.catalog.data_set(name)
+    assert (SETS[name].summary, SETS[name].protocols) == (getattr(module, "SUMMARY", None), tuple(module.PROTOCOLS))
+    assert len(SETS[name].summary) < 120
 
 
 def test_listing_imports_no_module_of_a_data_set() -> None:
@@ -133,6 +138,21 @@ def test_download_only_where_nothing_is_found(tmp_path: Path, monkeypatch: pytes
         assert len(data.load("omniglot", tmp_path / "new", download=True).train) == 12
     omniglot = import_module("robustdml_ext.data.sets.omniglot")
     assert asked == [(omniglot.ARCHIVES, tmp_path / "new")] and len(omniglot.ARCHIVES) == 2
+
+
+def test_archives_that_lie_there_are_unpacked_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, root = layouts.write_omniglot(tmp_path / "made"), tmp_path / "root"
+    root.mkdir()
+    parts = ("images_background", "images_evaluation")
+    for part in parts:
+        shutil.make_archive(str(root / part), "zip", made, part)
+    omniglot = import_module("robustdml_ext.data.sets.omniglot")
+    archives = tuple(Archive(f"https://nowhere.invalid/{part}.zip", f"{part}.zip", None) for part in parts)
+    monkeypatch.setattr(omniglot, "ARCHIVES", archives)
+    with pytest.raises(data.DataError, match="Omniglot not found"):
+        data.load("omniglot", root)
+    splits = data.load("omniglot", root, download=True)
+    assert torch.equal(splits.test[3], data.load("omniglot", made).test[3]) and len(splits.train) == 12
 
 
 def test_download_without_an_address_says_how_to_get_it(tmp_path: Path) -> None:

@@ -1,23 +1,20 @@
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import io
 import re
-import stat
-import tarfile
+import socket
+import socketserver
 import threading
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from robustdml_ext.data import archives, download, unpack
+from python_tests.data.packed import files_under, tarred, zipped
+from robustdml_ext.data import archives, download
 from robustdml_ext.data.archives import Archive
 from robustdml_ext.data.download import download_archives
 from robustdml_ext.data.errors import DataError
@@ -79,39 +76,6 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     server.shutdown()
     server.server_close()
     thread.join()
-
-
-def zipped(members: dict[str, bytes]) -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return sink.getvalue()
-
-
-def tarred(*members: tuple[str, bytes] | tarfile.TarInfo, mode: str = "w:gz") -> bytes:
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode=mode) as archive:  # type: ignore[call-overload]
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                archive.addfile(member)
-            else:
-                info = tarfile.TarInfo(member[0])
-                info.size = len(member[1])
-                archive.addfile(info, io.BytesIO(member[1]))
-    return sink.getvalue()
-
-
-def special(name: str, kind: bytes, to: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, to
-    return info
-
-
-def files_under(folder: Path) -> dict[str, bytes]:
-    """The visible files."""
-    found = {str(f.relative_to(folder)): f for f in folder.rglob("*") if f.is_file()}
-    return {name: file.read_bytes() for name, file in found.items() if "/." not in f"/{name}"}
 
 
 def test_every_kind_is_unpacked_into_its_folder_and_the_archive_removed(site: Site, tmp_path: Path) -> None:
@@ -262,6 +226,70 @@ def test_mirrors_are_tried_in_order(site: Site, tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").exists()
 
 
+class FtpSession(socketserver.StreamRequestHandler):
+    """Just enough of RFC 959 and 2428 for a client that fetches the one file there is."""
+
+    content = b""
+
+    def handle(self) -> None:
+        self.answer("220 ready")
+        data = socket.create_server(("127.0.0.1", 0))
+        for line in self.rfile:
+            command = line.decode().split()[0].upper()
+            if command == "EPSV":
+                self.answer(f"229 Entering (|||{data.getsockname()[1]}|)")
+            elif command == "PASV":
+                port = data.getsockname()[1]
+                self.answer(f"227 Entering (127,0,0,1,{port // 256},{port % 256})")
+            elif command == "RETR":
+                self.answer(f"150 Opening ({len(self.content)} bytes)")
+                with data.accept()[0] as connection:
+                    connection.sendall(self.content)
+                self.answer("226 Done")
+            elif command == "QUIT":
+                self.answer("221 Bye")
+                break
+            else:
+                self.answer({"USER": "331 Password", "PASS": "230 In", "CWD": "250 There"}.get(command, "200 Fine"))
+        data.close()
+
+    def answer(self, text: str) -> None:
+        self.wfile.write(f"{text}\r\n".encode())
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_ftp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+    content = zipped({"a.txt": b"a" * 5000})
+    monkeypatch.setattr(FtpSession, "content", content)
+    monkeypatch.setattr(download, "_PAUSE", 0.0)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), FtpSession) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        if begun:
+            (tmp_path / "one.zip.part").write_bytes(content[:100])
+        url = f"ftp://127.0.0.1:{server.server_address[1]}/cs/one.zip"
+        download_archives([Archive(url, "one.zip", f"md5:{hashlib.md5(content).hexdigest()}", len(content))], tmp_path)
+        server.shutdown()
+        thread.join()
+    assert files_under(tmp_path) == {"a.txt": b"a" * 5000}
+
+
+@pytest.mark.parametrize("name", ["one.zip", "one.tgz"])
+def test_progress_is_shown_on_a_terminal_only(
+    site: Site, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = zipped({"a.txt": b"a" * 500}) if name == "one.zip" else tarred(("a.txt", b"a" * 500))
+    shown = io.StringIO()
+    monkeypatch.setattr("sys.stderr", shown)
+    download_archives([site.archive(name, content)], tmp_path / "quiet")
+    assert shown.getvalue() == ""
+    monkeypatch.setattr(shown, "isatty", lambda: True, raising=False)
+    download_archives([site.archive(name, content)], tmp_path / "shown")
+    downloaded, unpacked, _ = shown.getvalue().split("\x1b[?25h")  # each bar ends by showing the cursor
+    assert name in downloaded and f"{len(content)}/{len(content)} bytes" in downloaded
+    assert f"unpacking {name}" in unpacked and "━" in unpacked
+
+
 def test_processes_at_once_download_once(site: Site, tmp_path: Path) -> None:
     archive = site.archive("one.zip", zipped({f"{i}.txt": bytes(20_000) for i in range(20)}))
     threads = [threading.Thread(target=download_archives, args=([archive], tmp_path)) for _ in range(4)]
@@ -270,111 +298,6 @@ def test_processes_at_once_download_once(site: Site, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(site.asked) == 1 and len(files_under(tmp_path)) == 20
-
-
-def symlink_in_zip() -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w") as archive:
-        link = zipfile.ZipInfo("link")
-        link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-        archive.writestr("fine.txt", b"fine")
-        archive.writestr(link, "../outside")
-        archive.writestr("link/evil.txt", b"evil")
-    return sink.getvalue()
-
-
-EVIL: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
-    "zip: up": ("a.zip", lambda outside: zipped({"fine.txt": b"", "../evil.txt": b"evil"}), "'../evil.txt'"),
-    "zip: up inside": ("a.zip", lambda outside: zipped({"x/../../evil.txt": b"evil"}), "evil.txt"),
-    "zip: backslashes": ("a.zip", lambda outside: zipped({"..\\evil.txt": b"evil"}), "evil.txt"),
-    "zip: absolute": ("a.zip", lambda outside: zipped({f"{outside}/evil.txt": b"evil"}), "outside/evil.txt"),
-    "zip: drive": ("a.zip", lambda outside: zipped({"C:/evil.txt": b"evil"}), "'C:/evil.txt'"),
-    "zip: link, then through it": ("a.zip", lambda outside: symlink_in_zip(), "'link' is a link"),
-    "tar: up": ("a.tgz", lambda outside: tarred(("fine.txt", b""), ("../evil.txt", b"evil")), "'../evil.txt'"),
-    "tar: absolute": ("a.tgz", lambda outside: tarred((f"{outside}/evil.txt", b"evil")), "outside/evil.txt"),
-    "tar: link, then through it": (
-        "a.tar.gz",
-        lambda outside: tarred(special("link", tarfile.SYMTYPE, "../.."), ("link/evil.txt", b"evil")),
-        "'link' is a link",
-    ),
-    "tar: absolute link": (
-        "a.tgz",
-        lambda outside: tarred(special("l", tarfile.SYMTYPE, str(outside))),
-        "'l' is a link",
-    ),
-    "tar: hard link": ("a.tgz", lambda outside: tarred(special("l", tarfile.LNKTYPE, "../secret")), "'l' is a link"),
-    "tar: device": ("a.tgz", lambda outside: tarred(special("null", tarfile.CHRTYPE)), "'null' is a device"),
-    "tar: pipe": ("a.tar", lambda outside: tarred(special("p", tarfile.FIFOTYPE), mode="w"), "'p' is a device"),
-}
-
-
-@pytest.mark.parametrize("case", EVIL)
-def test_harmful_members_are_refused_and_nothing_is_written(site: Site, tmp_path: Path, case: str) -> None:
-    name, make, named = EVIL[case]
-    root = tmp_path / "inner" / "root"
-    outside = tmp_path / "inner" / "outside"
-    outside.mkdir(parents=True)
-    with pytest.raises(DataError) as caught:
-        download_archives([site.archive(name, make(outside), "set")], root)
-    assert named in str(caught.value) and str(root / name) in str(caught.value)
-    assert set(files_under(tmp_path)) == {f"inner/root/{name}"}
-    assert not list((root / "set").iterdir()) and not list(outside.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.zip", zipped({"a.txt": b"a" * 9000})[:-40]),
-        ("a.tgz", tarred(("a.txt", bytes(range(256)) * 90))[:-40]),
-        ("a.txt.gz", gzip.compress(bytes(range(256)) * 90)[:-40]),
-        ("a.tgz", b"<html>Not found</html>"),
-        ("a.gz", b"<html>Not found</html>"),
-    ],
-)
-def test_damaged_archives_are_named(site: Site, tmp_path: Path, name: str, content: bytes) -> None:
-    with pytest.raises(DataError, match=f"{name} is damaged"):
-        download_archives([site.archive(name, content, "set")], tmp_path)
-    assert not list((tmp_path / "set").iterdir())
-
-
-@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.txt.gz"])
-def test_a_full_disk_is_told_before_it_is_full(
-    site: Site, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content = {
-        "a.zip": zipped({"a.txt": bytes(5000)}),
-        "a.tar": tarred(("a.txt", bytes(5000)), mode="w"),
-        "a.txt.gz": gzip.compress(bytes(5000)),
-    }[name]
-    real = unpack.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(unpack.shutil, "disk_usage", lambda _: real._replace(free=unpack._SPARE + 4999))
-    with pytest.raises(DataError, match="no room to unpack"):
-        download_archives([site.archive(name, content, "set")], tmp_path)
-    assert not list((tmp_path / "set").iterdir())
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    names=st.lists(
-        st.lists(st.sampled_from(["a", "b", "..", ".", "/", "\\", "C:", ""]), min_size=1, max_size=4)
-        .map("/".join)
-        .filter(bool),
-        min_size=1,
-        max_size=3,
-        unique=True,
-    ),
-    kind=st.sampled_from(["zip", "tar"]),
-)
-def test_no_name_leads_out(tmp_path_factory: pytest.TempPathFactory, names: list[str], kind: str) -> None:
-    outer = tmp_path_factory.mktemp("outer")
-    file = outer / f"a.{kind}"
-    contents = {name: b"x" for name in names}
-    file.write_bytes(zipped(contents) if kind == "zip" else tarred(*contents.items(), mode="w"))
-    before = set(outer.rglob("*"))
-    with contextlib.suppress(DataError, OSError):  # an OSError where a name is a file and a folder
-        unpack.unpack(file, outer / "one" / "two")
-    written = set(outer.rglob("*")) - before - {outer / "one"}
-    assert all(outer / "one" / "two" in (path, *path.parents) for path in written)
 
 
 def test_what_an_archive_may_be() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +141,8 @@ def test_the_data_set_class_has_the_same_images(case: Case, folder: Path) -> Non
             assert target == own.targets[index] and isinstance(target, int)
         with pytest.raises(IndexError):
             own[len(own)]
+        sent = pickle.loads(pickle.dumps(own))  # as to a worker of a DataLoader
+        assert sent[1][0].tobytes() == own[1][0].tobytes() and sent.classes == own.classes
     assert f"Number of datapoints: {len(own)}" in repr(own) and f"Split: {split}" in repr(own)
     with pytest.raises(ValueError, match=r"split must be one of train, .*test.* got 'all'"):
         case.kind(folder, "all", protocol=case.protocol)

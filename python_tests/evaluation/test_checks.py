@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from toys import Projection, Quantized, Saturated, blobs
 
-from robustdml_ext.evaluation import CHECKS, judge_robustness
-from robustdml_ext.evaluation.checks import _black_box, _larger_epsilon, tolerance
+from robustdml_ext.evaluation import judge_robustness
+from robustdml_ext.evaluation.checks import CHECKS, _black_box, _larger_epsilon, tolerance
 from robustdml_ext.evaluation.figures import Figures
 
 EPSILONS = (0.03, 0.1)

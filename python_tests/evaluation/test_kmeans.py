@@ -374,6 +374,14 @@ def test_kmeans_plus_plus_knows_the_nearest_of_its_points() -> None:
         assert len(start.centroids) == clusters
 
 
+@pytest.mark.parametrize("init", kmeans_start.STARTS)
+def test_no_point_is_drawn_twice(init: str) -> None:
+    points = torch.tensor([0.0, 0, 0, 0, 0, 2, 2, 2, 7, 7])[:, None]
+    for seed in range(5):
+        start = kmeans_start.start(points, 10, init, torch.Generator().manual_seed(seed))
+        assert sorted(start.centroids[:, 0].tolist()) == points[:, 0].tolist()
+
+
 def test_kmeans_plus_plus_beats_the_random_start() -> None:
     points = clustered(0, width=8, spread=0.05)
     objectives = {

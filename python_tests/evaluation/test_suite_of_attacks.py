@@ -18,12 +18,14 @@ from robustdml_ext.evaluation import (
     evaluate_under,
     judge_robustness,
     recall_at_k,
-    standard_threat,
-    summary_rows,
     sweep,
 )
 from robustdml_ext.evaluation.attacked import attack_subject
+from robustdml_ext.evaluation.figures import Figures, Wanted
+from robustdml_ext.evaluation.robustness import _worst_ahead, _worst_cases
+from robustdml_ext.evaluation.score import summary_rows
 from robustdml_ext.evaluation.subject import Subject
+from robustdml_ext.evaluation.threats import standard_threat
 
 EPSILON = 0.12
 
@@ -93,6 +95,16 @@ def test_the_worst_case_is_of_queries_not_of_attacks(report: RobustnessReport) -
         assert worst["threat"]["attacks"] == list(here)
 
 
+def test_an_attack_that_helps_a_query_does_not_save_it() -> None:
+    clean, attacked = Figures({}, torch.tensor([1, 0, 0, 3])), Figures({}, torch.tensor([0, 0, 2, 1]))
+    (ahead,) = _worst_ahead({("linf", 0.1, "out"): attacked}, clean).values()
+    assert ahead.tolist() == [1, 0, 2, 3]
+    entries: list[dict] = []
+    clean.metrics["recall@1"] = 0.5
+    assert _worst_cases({("linf", 0.1, "out"): attacked}, clean, Wanted((1,)), entries) == {"linf": {0.1: 0.25}}
+    assert entries[0]["metrics"] == {"recall@1": 0.25} and entries[0]["relative"] == {"recall@1": 0.5}
+
+
 def test_the_score_is_the_area(report: RobustnessReport) -> None:
     half, whole = (entries(report, "linf", e)["worst"]["metrics"]["recall@1"] for e in (EPSILON / 4, EPSILON))
     area = 0.25 * (1 + half) / 2 + 0.75 * (half + whole) / 2
@@ -160,16 +172,18 @@ def seen_names() -> tuple[str, ...]:
 def test_query_attacks_leave_the_gallery_clean(name: str) -> None:
     model, images = Projection(), blobs()
     subject = Subject(model, images)
-    route = Projection(5) if name == "transfer" else None
-    attacked = attack_subject(subject, standard_threat(name, 0.1, steps=4), route=route)
+    route = Projection(5) if name == "transfer" else model
+    # So little that each query's own clean image stays its nearest, and must be left out.
+    threat = standard_threat(name, 0.01, steps=4)
+    attacked = attack_subject(subject, threat, route=route)
     clean = subject.clean()
     assert torch.equal(attacked.embedded.gallery, clean.queries)
-    assert (attacked.embedded.queries - clean.queries).norm(dim=1).max() > 0.1
+    assert (attacked.embedded.queries - clean.queries).norm(dim=1).max() > 0.01
     expected = recall_at_k(
         attacked.embedded.queries, subject.labels, 1, clean.queries, subject.labels, exclude_self=True
     )
-    metrics = evaluate_under(model, images, standard_threat(name, 0.1, steps=4)) if name != "transfer" else None
-    assert metrics is None or metrics["recall@1"] == expected[1]
+    if name != "transfer":
+        assert evaluate_under(model, images, threat)["recall@1"] == expected[1] < 1
 
 
 def test_a_moved_gallery_item_counts_for_its_query_alone() -> None:
@@ -177,7 +191,7 @@ def test_a_moved_gallery_item_counts_for_its_query_alone() -> None:
     subject = Subject(model, images)
     for name in ("gallery-raise", "gallery-lower"):
         threat = standard_threat(name, 0.2, steps=5)
-        attacked = attack_subject(subject, threat)
+        attacked = attack_subject(subject, threat, route=model)
         metrics = evaluate_under(model, images, threat)
         clean, labels = subject.clean().queries, subject.labels
         hits, ranks = [], []
@@ -258,6 +272,19 @@ def test_a_sweep_is_the_suite_with_other_numbers() -> None:
     assert away[1]["threat"]["random_start"] == pytest.approx(0.04)
     kept = sweep(model, images, ThreatModel("stax", 0.1, 10, step_size=0.03), epsilons=(0.2,), clustering=False)
     assert kept[1]["threat"]["step_size"] == 0.03 and kept[1]["threat"]["steps"] == 10
+
+
+def test_transfer_uses_the_gradients_of_another_model_alone() -> None:
+    images = blobs()
+    black_box = evaluate_under(Detached(), images, standard_threat("transfer", 0.15, steps=6))
+    assert black_box["recall@1"] < 0.6
+    options = {"epsilons": (0.15,), "attacks": ("transfer",), "steps": 6, "checks": False}
+    judged = [judge_robustness(Detached(), images, surrogate=Projection(seed), **options) for seed in (0, 3)]
+    # The twin's gradients are the model's own; a stranger's are of less use.
+    twin, stranger = (entries(report, "linf", 0.15)["transfer"] for report in judged)
+    assert twin["metrics"]["recall@1"] < 0.1 < stranger["metrics"]["recall@1"]
+    assert twin["threat"]["surrogate"].startswith("Projection ") and list(twin["routes"]) == ["surrogate"]
+    assert judged[0].protocol["surrogate"] != judged[1].protocol["surrogate"]
 
 
 def test_in_turns_the_clusters_suffer_more_than_all_at_once() -> None:

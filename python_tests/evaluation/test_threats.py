@@ -8,7 +8,8 @@ from dataclasses import asdict
 import pytest
 
 from robustdml_ext.attacks import PGD, AdaptivePGD, SquareAttack
-from robustdml_ext.evaluation import ATTACKS, STANDARD, ThreatModel, standard_threat
+from robustdml_ext.evaluation import ATTACKS, STANDARD, ThreatModel
+from robustdml_ext.evaluation.threats import standard_threat
 
 
 @pytest.mark.parametrize("name", STANDARD)

@@ -35,15 +35,13 @@ def values_and_gradient(
     images.requires_grad_()
     embeddings = embed(model, images, segments, distribution)
     if not embeddings.requires_grad:
-        images.requires_grad_(False)
-        raise TypeError(
-            f"model: the embeddings of {type(model).__name__} carry no gradient to the images; attack it through "
-            "attacks.routes(model), or with SquareAttack"
-        )
+        raise _no_gradient(model)
     if start and isinstance(objective, Objective):
         objective = objective.at_start(embeddings.detach())
     values = objective(embeddings)
-    (gradient,) = torch.autograd.grad(values.sum(), images)
+    (gradient,) = torch.autograd.grad(values.sum(), images, allow_unused=True)
+    if gradient is None:
+        raise _no_gradient(model)
     images.requires_grad_(False)
     if start and gradient.is_cpu and not gradient.any() and len(images):
         embeddings = embed(model, images.requires_grad_(), segments, distribution)
@@ -56,6 +54,13 @@ def values_and_gradient(
             )
         images.requires_grad_(False)
     return objective, values.detach(), gradient
+
+
+def _no_gradient(model: nn.Module) -> TypeError:
+    return TypeError(
+        f"model: the embeddings of {type(model).__name__} carry no gradient to the images; attack it through "
+        "attacks.routes(model), or with SquareAttack"
+    )
 
 
 def gradient_flows(model: nn.Module, images: Tensor, norm_mode: str = "eval") -> bool:

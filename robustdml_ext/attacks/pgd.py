@@ -88,7 +88,9 @@ class PGD:
 
         The victim is left as it was: parameters, gradients, buffers, flags. Works under `torch.no_grad()`.
         Under autocast the images stay in their own precision. A RuntimeWarning says where the victim passes
-        a gradient of zero to all images (looked at on the CPU, at the first step).
+        a gradient of zero to all images (looked at on the CPU, at the first step). Of five passes on, the victim's
+        networks are passed through with their norm layers folded into convolutions, where that gives the same values
+        up to rounding (`attacks.folding`).
 
         Args:
             model: the victim, images `[B, C, H, W]` → embeddings `[B, D]`; any module.

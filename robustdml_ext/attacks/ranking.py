@@ -52,7 +52,7 @@ def normalized_rank(
     rows = candidates.reshape(len(queries), -1)
     # With a class for every item, the nearest item of the class is the candidate.
     count = ops.items_ahead(
-        queries.repeat_interleave(rows.shape[1], 0), rows.flatten(),
+        queries.repeat_interleave(rows.shape[1], 0), rows.flatten().contiguous(),
         items, torch.arange(len(items), device=items.device), distance,
     ).reshape(rows.shape)  # fmt: skip
     others = torch.full((len(queries), 1), len(items) - 1, dtype=torch.int64, device=items.device)

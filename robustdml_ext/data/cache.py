@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from torch import Tensor
 from robustdml_ext.data.cache_file import FORMAT, Images, Incomplete, Writer
 from robustdml_ext.data.errors import BrokenImageError, DataError
 from robustdml_ext.data.lock import locked
+from robustdml_ext.data.progress import progress
 from robustdml_ext.data.sources import FileSource
 from robustdml_ext.data.transforms import Transform
 
@@ -192,17 +191,17 @@ def _decoded(source: FileSource, transform: Transform, workers: int) -> Iterator
             return str(error)
         return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
-    with ThreadPoolExecutor(workers) as pool, _progress(len(source)) as advance:
+    with ThreadPoolExecutor(workers) as pool, progress("caching images", len(source)) as report:
         ahead: deque[Future[npt.NDArray[np.uint8] | str]] = deque()
         try:
             for index in range(len(source)):
                 ahead.append(pool.submit(decode, index))
                 if len(ahead) >= 4 * workers:
                     yield ahead.popleft().result()
-                    advance()
+                    report(index + 1 - len(ahead))
             while ahead:
                 yield ahead.popleft().result()
-                advance()
+                report(len(source) - len(ahead))
         finally:
             for future in ahead:
                 future.cancel()
@@ -210,16 +209,3 @@ def _decoded(source: FileSource, transform: Transform, workers: int) -> Iterator
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"caching {total:,} images", total=total)
-        yield lambda: bar.advance(task)

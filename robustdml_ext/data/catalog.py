@@ -18,13 +18,19 @@ from robustdml_ext.data.transforms import AUGMENTATIONS
 
 @dataclass(frozen=True)
 class Entry:
-    """A data set's module in `robustdml_ext.data.sets`, and its one-line summary, as `SUMMARY` in the module."""
+    """A data set's module in `robustdml_ext.data.sets`, and what can be said without importing it.
+
+    `summary` is the module's SUMMARY, and `protocols` are the names in its PROTOCOLS.
+    """
 
     module: str
     summary: str
+    protocols: tuple[str, ...] = ("zero-shot",)
     needs_root: bool = True
     published_counts: bool = True
 
+
+_PUBLISHED_SPLIT = ("official", "zero-shot")  # of data sets whose two halves have the same classes
 
 SETS: dict[str, Entry] = {
     "digits": Entry(
@@ -44,25 +50,48 @@ SETS: dict[str, Entry] = {
         "cub200_2010", "CUB-200 of 2010, 2,944 + 3,089 photographs of 200 kinds of birds; needs --root"
     ),
     "cars196": Entry("cars196", "CARS196, 8,054 + 8,131 photographs of 196 models of cars; needs --root"),
-    "inshop": Entry("inshop", "In-Shop Clothes Retrieval, 25,882 + 26,830 photographs of 7,982 garments; needs --root"),
-    "mnist": Entry("mnist", "MNIST, 60,000 + 10,000 handwritten digits, 28x28 gray, 10 classes; needs --root"),
-    "fashion-mnist": Entry(
-        "fashion_mnist", "Fashion-MNIST, 60,000 + 10,000 pieces of clothing, 28x28 gray, 10 classes; needs --root"
+    "inshop": Entry(
+        "inshop",
+        "In-Shop Clothes Retrieval, 25,882 + 26,830 photographs of 7,982 garments; needs --root",
+        ("query-gallery", "query-only"),
     ),
-    "cifar10": Entry("cifar10", "CIFAR-10, 50,000 + 10,000 photographs, 32x32 RGB, 10 classes; needs --root"),
-    "pacs": Entry("pacs", "PACS, 9,991 images of 7 classes in 4 domains, one held out to test on; needs --root"),
+    "mnist": Entry(
+        "mnist", "MNIST, 60,000 + 10,000 handwritten digits, 28x28 gray, 10 classes; needs --root", _PUBLISHED_SPLIT
+    ),
+    "fashion-mnist": Entry(
+        "fashion_mnist",
+        "Fashion-MNIST, 60,000 + 10,000 pieces of clothing, 28x28 gray, 10 classes; needs --root",
+        _PUBLISHED_SPLIT,
+    ),
+    "cifar10": Entry(
+        "cifar10", "CIFAR-10, 50,000 + 10,000 photographs, 32x32 RGB, 10 classes; needs --root", _PUBLISHED_SPLIT
+    ),
+    "pacs": Entry(
+        "pacs",
+        "PACS, 9,991 images of 7 classes in 4 domains, one held out to test on; needs --root",
+        ("art_painting", "cartoon", "photo", "sketch"),
+    ),
     "miniimagenet": Entry(
         "miniimagenet",
         "miniImageNet, 60,000 photographs of 64 + 16 + 20 classes (train, validation, test); needs --root",
+        ("official",),
     ),
-    "omniglot": Entry("omniglot", "Omniglot, drawings of 964 + 659 handwritten characters, 20 each; needs --root"),
+    "omniglot": Entry(
+        "omniglot",
+        "Omniglot, drawings of 964 + 659 handwritten characters, 20 each; needs --root",
+        ("background-evaluation",),
+    ),
     "voxceleb": Entry(
         "voxceleb",
         "VoxCeleb1, 148,642 + 4,874 recordings of 1,211 + 40 speakers; for the library, no model here takes sound",
+        ("dev-test",),
     ),
 }
 
-NAMES: dict[str, str] = {name: entry.summary for name, entry in SETS.items()}
+NAMES: dict[str, str] = {
+    name: entry.summary + (f"; protocols: {', '.join(entry.protocols)}" if len(entry.protocols) > 1 else "")
+    for name, entry in SETS.items()
+}
 
 
 class DataSet(Protocol):
@@ -109,9 +138,9 @@ def load(
     `train_classes` (folder): a text file with the training classes' names, one a line; the rest tests.
     `on_broken`: "error", or "skip" to do without images that are missing or cannot be decoded; see
     `LabeledImages`.
-    `cache`: "memory" keeps decoded images in memory, "none" does not; any other value is a folder that decoded, resized
-    images are kept in on disk, for this run and the next. The default keeps them in memory for folder, where they take
-    no more than 512 MB and are not cropped at random.
+    `cache` (image files): "memory" keeps decoded images in memory, "none" does not; any other value is a folder that
+    decoded, resized images are kept in on disk, for this run and the next. The default keeps them in memory for folder,
+    where they take no more than 512 MB and are not cropped at random.
     `check_counts`: compare with the published counts; the default does so where a list or split has at least half of
     the published images. Not for digits and folder, which have none.
     `protocol`: one of `data.protocols(name)`, or "default" for the first of them.

@@ -8,18 +8,17 @@ import http.client
 import json
 import os
 import re
-import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from robustdml_ext.data.archives import Archive
 from robustdml_ext.data.errors import DataError
 from robustdml_ext.data.lock import locked
+from robustdml_ext.data.progress import Report, progress
 from robustdml_ext.data.unpack import is_archive, unpack
 
 __all__ = ["Archive", "download_archives"]
@@ -30,10 +29,6 @@ _ATTEMPTS = 4  # in a row without a new byte, over all addresses
 _PAUSE = 1.0  # seconds before the next attempt, times the number of failures
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG, errno.EIO)  # trying again mends none
 _NETWORK = (OSError, http.client.HTTPException)  # urllib's and ftplib's errors are OSErrors
-
-
-class _Reporter(Protocol):
-    def __call__(self, done: int, total: int | None) -> None: ...
 
 
 def download_archives(archives: Sequence[Archive], root: Path) -> None:
@@ -121,7 +116,7 @@ def _digest(file: Path, kind: str) -> str:
 def _fetch(archive: Archive, part: Path) -> None:
     """Downloads until the file is whole, taking up what is there; every failure tries the next address."""
     furthest, failures = part.stat().st_size if part.exists() else 0, 0
-    with _progress(archive.file_name) as report:
+    with progress(archive.file_name, archive.size, of_bytes=True) as report:
         while True:
             url = archive.urls[failures % len(archive.urls)]
             try:
@@ -143,7 +138,7 @@ def _fetch(archive: Archive, part: Path) -> None:
                 time.sleep(_PAUSE * failures)
 
 
-def _download(url: str, part: Path, size: int | None, report: _Reporter) -> None:
+def _download(url: str, part: Path, size: int | None, report: Report) -> None:
     """One request. Raises: what urllib raises; ConnectionError where the connection ends before the file does."""
     start = part.stat().st_size if part.exists() else 0
     if size is not None and start == size:
@@ -174,7 +169,7 @@ def _download(url: str, part: Path, size: int | None, report: _Reporter) -> None
         raise ConnectionError(f"the connection ended after {reached:,} of {total:,} bytes")
 
 
-def _store(response: IO[bytes], part: Path, start: int, total: int | None, report: _Reporter) -> int:
+def _store(response: IO[bytes], part: Path, start: int, total: int | None, report: Report) -> int:
     reached = start
     with open(part, "ab" if start else "wb") as sink:
         report(reached, total)
@@ -183,23 +178,3 @@ def _store(response: IO[bytes], part: Path, start: int, total: int | None, repor
             reached += len(chunk)
             report(reached, total)
     return reached
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[_Reporter]:
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -209,7 +209,8 @@ class DataSplits:
 
     Under a zero-shot protocol, as retrieval's, the classes of `train` and of `test` have nothing in common; where
     `zero_shot` is False they are the same. `validation` is an official validation split, of classes that neither of the
-    others has. `gallery` is searched for the items of `test`, which are the queries; its labels are numbered as theirs.
+    others has, or, where not `zero_shot`, of the same ones. `gallery` is searched for the items of `test`, which are
+    the queries; its labels are numbered as theirs.
     Without it the test images are searched, each without itself.
 
     `channels` and `image_size` are what a model is given: images are [B, channels, image_size, image_size].

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from robustdml_ext.data.errors import DataError
+from robustdml_ext.data.progress import Report, progress
 
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _DAMAGED = (
@@ -52,13 +53,16 @@ def unpack(file: Path, folder: Path) -> list[str]:
     and where the disk has no room. Nothing is unpacked then.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as name:
+    with (
+        tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as name,
+        progress(f"unpacking {file.name}", of_bytes=True) as report,
+    ):
         staging = Path(name)
         try:
             if file.name.endswith(".zip"):
-                _unzip(file, staging)
+                _unzip(file, staging, report)
             elif file.name.endswith(_TAR):
-                _untar(file, staging)
+                _untar(file, staging, report)
             else:
                 with gzip.open(file) as source:
                     _write(source, staging / file.name.removesuffix(".gz"), file)
@@ -69,7 +73,7 @@ def unpack(file: Path, folder: Path) -> list[str]:
     return names
 
 
-def _unzip(file: Path, folder: Path) -> None:
+def _unzip(file: Path, folder: Path, report: Report) -> None:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         for member in members:
@@ -81,21 +85,27 @@ def _unzip(file: Path, folder: Path) -> None:
                 raise _refused(file, member.filename, f"is {kind}")
             if member.flag_bits & 1:
                 raise _refused(file, member.filename, "is encrypted")
-        _check_room(file, folder, sum(member.file_size for member in members))
+        total = sum(member.file_size for member in members)
+        _check_room(file, folder, total)
+        done = 0
         for member in members:
+            report(done, total)
+            done += member.file_size
             target = folder / member.filename
             if member.is_dir():
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             with archive.open(member) as source:
                 _write(source, target, file, member.file_size)
+        report(total, total)
 
 
-def _untar(file: Path, folder: Path) -> None:
+def _untar(file: Path, folder: Path, report: Report) -> None:
     """In one pass, as the list of members stands nowhere in a tar file."""
     second_opinion = getattr(tarfile, "data_filter", None)  # Python's own, from 3.10.12 and 3.11.4 on
-    with tarfile.open(file, "r|*") as archive:
+    with open(file, "rb") as packed, tarfile.open(fileobj=packed, mode="r|*") as archive:
         for member in archive:
+            report(packed.tell(), file.stat().st_size)
             path = _check_name(file, member.name)
             if not (member.isdir() or member.isreg()):
                 raise _refused(file, member.name, "is a link" if member.issym() or member.islnk() else "is a device")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from robustdml_ext.evaluation.chance import adjusted_rand_index, ami
+from robustdml_ext.evaluation.checks import CHECKS
 from robustdml_ext.evaluation.classification import accuracy, nearest_prototype_accuracy
 from robustdml_ext.evaluation.clustering import f1, nmi, purity
 from robustdml_ext.evaluation.corruptions import CORRUPTIONS, corrupt
@@ -10,17 +11,19 @@ from robustdml_ext.evaluation.density import density
 from robustdml_ext.evaluation.kmeans import KMeansFit, fit_kmeans, kmeans
 from robustdml_ext.evaluation.pairs import all_pairs_det, all_pairs_eer
 from robustdml_ext.evaluation.retrieval import mean_average_precision_at_r, r_precision, ranking_scores, recall_at_k
-from robustdml_ext.evaluation.robustness import attack_dataset, evaluate_under, judge_robustness, sweep
-from robustdml_ext.evaluation.score import RobustnessReport, rank_models
+from robustdml_ext.evaluation.robustness import attack_dataset, evaluate_under, judge_robustness, judge_threats, sweep
+from robustdml_ext.evaluation.score import DEFINITION, RobustnessReport, rank_models, summary_rows
 from robustdml_ext.evaluation.spectrum import rho_spectrum
 from robustdml_ext.evaluation.suite import DEFAULT_GROUPS, GROUPS, embed, evaluate
-from robustdml_ext.evaluation.threats import ATTACKS, STANDARD, ThreatModel
+from robustdml_ext.evaluation.threats import ATTACKS, STANDARD, ThreatModel, standard_threat
 from robustdml_ext.evaluation.verification import DetPoints, det_points, eer, pair_scores
 
 __all__ = [
     "ATTACKS",
+    "CHECKS",
     "CORRUPTIONS",
     "DEFAULT_GROUPS",
+    "DEFINITION",
     "GROUPS",
     "STANDARD",
     "DetPoints",
@@ -43,6 +46,7 @@ __all__ = [
     "f1",
     "fit_kmeans",
     "judge_robustness",
+    "judge_threats",
     "kmeans",
     "mean_average_precision_at_r",
     "nearest_prototype_accuracy",
@@ -54,5 +58,7 @@ __all__ = [
     "ranking_scores",
     "recall_at_k",
     "rho_spectrum",
+    "standard_threat",
+    "summary_rows",
     "sweep",
 ]

@@ -25,6 +25,7 @@ from robustdml_ext.attacks import (
 from robustdml_ext.evaluation.ranks import nearest_right
 from robustdml_ext.evaluation.subject import Embedded, Images, Perturbation, Subject, seen_by
 from robustdml_ext.evaluation.suite import embed
+from robustdml_ext.evaluation.surrogate import distilled_surrogate
 from robustdml_ext.evaluation.threats import BOTH_SIDES, GALLERY, QUERIES, ThreatModel
 from robustdml_ext.losses import MultiSimilarityLoss
 
@@ -62,9 +63,11 @@ def attack_subject(
         subject: the model and its images.
         threat: the attack.
         seed: of targets and random starts. With a random start, the batch size has a say as well.
-        route: a module like the judged one, whose gradients are used; None for the judged one.
+        route: a module like the judged one, whose gradients are used; None for the one that the threat names.
         chosen: rows of the queries to attack, int64; None for all. The others stay clean. For attacks on queries.
     """
+    if route is None:
+        route = one_route(subject, threat, seed)
     with subject.autocast(threat.precision), warnings.catch_warnings():
         # That a route has no gradient is a check of its own.
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -75,10 +78,9 @@ class _Run:
     """One attack through one route."""
 
     def __init__(
-        self, subject: Subject, threat: ThreatModel, seed: int, route: nn.Module | None, chosen: Tensor | None
+        self, subject: Subject, threat: ThreatModel, seed: int, route: nn.Module, chosen: Tensor | None
     ) -> None:
-        self.subject, self.threat, self.chosen = subject, threat, chosen
-        self.route = subject.model if route is None else route
+        self.subject, self.threat, self.route, self.chosen = subject, threat, route, chosen
         # What the attacker compares with is what this route gives, whose embeddings may be of another size.
         self.bank = subject.clean(self.route, threat.precision, threat.distribution)
         self.generator = torch.Generator().manual_seed(seed)
@@ -259,19 +261,21 @@ def attack_dataset(
     if threat.attacked_side == GALLERY:
         raise ValueError(f"threat: {threat.name} moves a gallery item for each query; use judge_robustness")
     subject = Subject(model, images, batch_size=batch_size, device=device)
-    attacked = attack_subject(subject, threat, seed, route=one_route(model, threat))
+    attacked = attack_subject(subject, threat, seed)
     return attacked.embedded.queries, subject.labels
 
 
-def one_route(model: nn.Module, threat: ThreatModel) -> nn.Module:
-    """The module whose gradients a threat with one route uses.
+def one_route(subject: Subject, threat: ThreatModel, seed: int = 0) -> nn.Module:
+    """The module whose gradients a threat with one route uses; for "transfer", a surrogate that is taught by `seed`.
 
     Raises:
         ValueError: the model has no such route, or every one is asked for.
     """
+    if threat.name == "transfer":
+        return distilled_surrogate(subject, seed)
     if threat.route == "whole":
-        return model
-    known = routes(model)
+        return subject.model
+    known = routes(subject.model)
     if threat.route not in known:
         raise ValueError(f"route: expected one of {', '.join(known)}, got {threat.route!r}")
     return known[threat.route]

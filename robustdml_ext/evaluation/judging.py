@@ -15,7 +15,7 @@ from robustdml_ext.evaluation.attacked import Attacked, attack_subject, one_rout
 from robustdml_ext.evaluation.figures import Figures, Wanted, clean_ranks, measure, measure_attacked, recalls, worst
 from robustdml_ext.evaluation.score import relative
 from robustdml_ext.evaluation.subject import Subject
-from robustdml_ext.evaluation.surrogate import DISTILLED, distilled_surrogate
+from robustdml_ext.evaluation.surrogate import distilled_surrogate
 from robustdml_ext.evaluation.threats import BOTH_SIDES, EVERY_ROUTE, QUERIES, ThreatModel
 
 
@@ -81,7 +81,7 @@ class Judge:
                 self.surrogate = distilled_surrogate(self.subject, self.seed)
             return {"surrogate": self.surrogate}
         if threat.route != EVERY_ROUTE:
-            return {threat.route: one_route(self.subject.model, threat)}
+            return {threat.route: one_route(self.subject, threat)}
         return {name: route for name, route in self._routes().items() if self.flows[name].flows}
 
     def attack(self, threat: ThreatModel, chosen: Tensor | None = None) -> tuple[Figures, dict[str, Any]]:
@@ -117,10 +117,6 @@ class Judge:
             seconds=time.perf_counter() - began,
         )
         return figures, entry
-
-    def surrogate_name(self) -> str:
-        """What the surrogate is, in words."""
-        return DISTILLED if self.surrogate is None else type(self.surrogate).__name__
 
     def _finite(self, attacked: Attacked) -> Attacked:
         """Embeddings that are not finite become zero vectors, which find nothing, and are counted."""

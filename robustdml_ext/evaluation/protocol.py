@@ -7,13 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from robustdml_ext.evaluation.figures import Wanted
 from robustdml_ext.evaluation.score import fingerprint
 from robustdml_ext.evaluation.subject import Subject
-from robustdml_ext.evaluation.surrogate import DISTILLED
-from robustdml_ext.evaluation.threats import ATTACKS, ThreatModel, check_names, standard_threat
+from robustdml_ext.evaluation.threats import ATTACKS, DISTILLED, ThreatModel, check_names, standard_threat
 
 SUITE = "robustdml-suite-1"
 
@@ -64,9 +64,19 @@ def threats_of(
             only = {"targets": {"mtax"}, "queries": {"square"}, "k": {"out", "square", "transfer"}}
             fields = {key: value for key, value in changes.items() if name in only.get(key, ATTACKS)}
             if name == "transfer":
-                fields["surrogate"] = DISTILLED if surrogate is None else type(surrogate).__name__
+                fields["surrogate"] = DISTILLED if surrogate is None else named(surrogate)
             found += [standard_threat(name, epsilon, steps=steps, norm=norm, **fields) for epsilon in epsilons]
     return found
+
+
+def named(model: nn.Module) -> str:
+    """A model's class and a digest of its weights: enough to tell whether two are the same."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, Tensor):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f"{type(model).__name__} {digest.hexdigest()[:16]}"
 
 
 def varied(threat: ThreatModel, epsilon: float, steps: int) -> ThreatModel:
@@ -84,7 +94,6 @@ def protocol_of(
     threats: Sequence[ThreatModel],
     radii: Mapping[str, Sequence[float]],
     seed: int,
-    surrogate: str,
     wanted: Wanted,
 ) -> dict[str, Any]:
     """All that a score depends on, but for the model."""
@@ -105,7 +114,7 @@ def protocol_of(
         "steps": sorted({threat.steps for threat in threats}),
         "seed": seed,
         "threats": fingerprint(first),
-        "surrogate": surrogate if any(threat.name == "transfer" for threat in threats) else None,
+        "surrogate": next((threat.surrogate for threat in threats if threat.name == "transfer"), None),
         "images": len(subject.labels),
         "gallery": len(subject.gallery_labels) if subject.separate else None,
         "labels": labels.hexdigest()[:16],

@@ -105,7 +105,7 @@ def ranking_scores(
 
     Any R: lists longer than `ops.neighbors` makes are merged from its lists of parts of the items, with the same
     products; only where two distances round to the same number although their products do not can the order be
-    another than one list's. Memory: O((N + M) D), and lists in blocks of some 100 MB.
+    another than one list's. Memory: O((N + M) D), and lists in blocks of 600 MB at most.
 
     Raises: as `recall_at_k`.
     """

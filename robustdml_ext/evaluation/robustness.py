@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from robustdml_ext.evaluation.attacked import attack_dataset, attack_subject, one_route
+from robustdml_ext.evaluation.attacked import attack_dataset, attack_subject
 from robustdml_ext.evaluation.checks import Plan, run_checks
 from robustdml_ext.evaluation.corruptions import SEVERITIES, check_corruption, corrupted, parse
 from robustdml_ext.evaluation.figures import Figures, Wanted, measure, measure_attacked, wanted_of, worst
@@ -20,7 +20,7 @@ from robustdml_ext.evaluation.protocol import protocol_of, radii_of, threats_of,
 from robustdml_ext.evaluation.score import RobustnessReport, area_under_curve
 from robustdml_ext.evaluation.subject import Embedded, Images, Subject
 from robustdml_ext.evaluation.suite import _batches, embed
-from robustdml_ext.evaluation.threats import STANDARD, ThreatModel, standard_threat
+from robustdml_ext.evaluation.threats import EVERY_ROUTE, STANDARD, ThreatModel, standard_threat
 
 __all__ = ["ThreatModel", "attack_dataset", "evaluate_under", "judge_robustness", "sweep"]
 
@@ -97,7 +97,8 @@ def judge_robustness(
         metrics: groups of figures, as `evaluation.evaluate`, wherever all images are attacked alike.
         batch_size: of what is no iterable of batches already.
         device: where the model is; default: where its first parameter is.
-        progress: called with a name, a number from 1, and their total, before each attack and corruption.
+        progress: called with a name, a number from 1, and their total, before each attack and corruption,
+            and before the checks.
 
     Raises:
         TypeError: images can be read only once.
@@ -117,7 +118,7 @@ def judge_robustness(
     wanted = wanted_of(recall_at, clustering, seed, metrics)
     subject = Subject(model, images, gallery, batch_size=batch_size, device=device)
     judge = Judge(subject, wanted, seed, surrogate)
-    total = len(threats) + len(names) * len(severities)
+    total = len(threats) + len(names) * len(severities) + int(checks)
     report = progress or _silent
 
     began = time.perf_counter()
@@ -132,7 +133,10 @@ def judge_robustness(
     curves = _worst_cases(judged, clean, wanted, entries)
     if names:
         entries += _corruption_entries(judge, names, severities, lambda name, i: report(name, len(threats) + i, total))
-    found = run_checks(judge, judged, Plan(radii, steps, changes), attacks) if checks and threats else []
+    found: list[dict[str, Any]] = []
+    if checks and threats:
+        report("checks", total, total)
+        found = run_checks(judge, judged, Plan(radii, steps, changes), attacks)
 
     areas = {
         norm: area_under_curve(clean.metrics["recall@1"], curve) for norm, curve in curves.items() if max(curve) > 0
@@ -143,7 +147,7 @@ def judge_robustness(
     return RobustnessReport(
         entries=entries,
         checks=found,
-        protocol=protocol_of(subject, threats, radii, seed, judge.surrogate_name(), wanted),
+        protocol=protocol_of(subject, threats, radii, seed, wanted),
         score=sum(areas.values()) / len(areas) if areas else math.nan,
         areas=areas,
         survivors=survivors,
@@ -182,9 +186,39 @@ def sweep(
         TypeError, ValueError: as `judge_robustness`.
     """
     base = standard_threat(threat, EAT_EPSILONS[0]) if isinstance(threat, str) else threat
-    threats = [
-        varied(base, epsilon, count) for epsilon in (epsilons or [base.epsilon]) for count in (steps or [base.steps])
-    ]
+    return judge_threats(
+        model,
+        images,
+        [varied(base, radius, count) for radius in (epsilons or [base.epsilon]) for count in (steps or [base.steps])],
+        gallery=gallery,
+        seed=seed,
+        recall_at=recall_at,
+        clustering=clustering,
+        metrics=metrics,
+        batch_size=batch_size,
+        device=device,
+        progress=progress,
+    )
+
+
+def judge_threats(
+    model: nn.Module,
+    images: Images,
+    threats: Sequence[ThreatModel],
+    *,
+    gallery: Images | None = None,
+    seed: int = 0,
+    recall_at: Sequence[int] = (1, 2, 4, 8),
+    clustering: bool = True,
+    metrics: str | Sequence[str] = "default",
+    batch_size: int = 128,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """The entries of `RobustnessReport.entries` for any threats: the clean one, then one a threat, in their order.
+
+    Arguments and errors as `judge_robustness`, of which this is the part that attacks.
+    """
     wanted = wanted_of(recall_at, clustering, seed, metrics)
     judge = Judge(Subject(model, images, gallery, batch_size=batch_size, device=device), wanted, seed)
     began = time.perf_counter()
@@ -215,11 +249,11 @@ def evaluate_under(
         TypeError, ValueError: as these.
     """
     wanted = replace(wanted_of(recall_at, clustering, seed), recall_at=tuple(recall_at))
-    if threat.name == "transfer" or threat.route == "every":
+    if threat.route == EVERY_ROUTE:
         judge = Judge(Subject(model, images, batch_size=batch_size, device=device), wanted, seed)
         return judge.attack(threat)[0].metrics
     subject = Subject(model, images, batch_size=batch_size, device=device)
-    attacked = attack_subject(subject, threat, seed, route=one_route(model, threat))
+    attacked = attack_subject(subject, threat, seed)
     return measure_attacked(subject, attacked, threat.attacked_side, wanted).metrics
 
 

@@ -10,7 +10,6 @@ from robustdml_ext.evaluation.subject import Subject
 from robustdml_ext.evaluation.threats import BOTH_SIDES
 from robustdml_ext.models import SmallNet
 
-DISTILLED = "a small network taught the model's embeddings of the test images"
 _LARGEST_SIDE = 64
 _MOST_IMAGES = 2048
 _UPDATES = 300

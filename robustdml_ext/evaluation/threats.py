@@ -16,6 +16,7 @@ QUERIES = "queries"
 GALLERY = "gallery"
 ALGORITHMS = ("pgd", "adaptive", "square")
 EVERY_ROUTE = "every"
+DISTILLED = "a small network taught the model's embeddings of the test images"
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class ThreatModel:
         turns: in how many turns each batch is attacked, each against what the earlier ones led to.
         route: by which way gradients reach the inference: `"whole"`, as it is deployed; `"every"`, by every one of
             `attacks.routes`; or one's name.
-        surrogate: what the model was whose gradients were used instead, in words; None: the judged model's own.
+        surrogate: for `"transfer"`, whose gradients are used, in words; None becomes `DISTILLED`. None for all others.
 
     Raises:
         ValueError: an unknown name, a number out of its range, or numbers that do not go together.
@@ -150,6 +151,8 @@ class ThreatModel:
         object.__setattr__(self, "attacked", ATTACKS[self.name].attacked)
         if self.algorithm == "square" and self.queries is None:
             object.__setattr__(self, "queries", 200)
+        if self.name == "transfer" and self.surrogate is None:
+            object.__setattr__(self, "surrogate", DISTILLED)
         if self.algorithm != "pgd":
             object.__setattr__(self, "keep_best", True)
         attack = self.attack()
@@ -158,6 +161,8 @@ class ThreatModel:
             object.__setattr__(self, "step_size", float(attack.step_size))
 
     def _check_numbers(self) -> None:
+        if self.name != "transfer" and self.surrogate is not None:
+            raise ValueError(f"surrogate: for transfer alone, got {self.surrogate!r} for {self.name}")
         if self.targets < 1 or (self.name == "stax" and self.targets != 1):
             raise ValueError(f"targets: expected 1 for stax and a number >= 1 for mtax, got {self.targets}")
         if self.targets > 1 and ATTACKS[self.name].attacked == GALLERY:
@@ -215,6 +220,9 @@ class ThreatModel:
         )
 
 
+_OF_GRADIENTS = ("algorithm", "momentum", "step_size", "norm_mode")
+
+
 def standard_threat(
     name: str, epsilon: float, *, steps: int = 20, norm: str = "linf", **changes: object
 ) -> ThreatModel:
@@ -244,7 +252,7 @@ def standard_threat(
     if table.algorithm != "square" and (changes.get("momentum") or changes.get("step_size") is not None):
         fields["algorithm"] = "pgd"
     if table.algorithm == "square":
-        changes = {key: value for key, value in changes.items() if key not in ("algorithm", "momentum", "step_size")}
+        changes = {key: value for key, value in changes.items() if key not in _OF_GRADIENTS}
     fields |= changes
     return ThreatModel(name, epsilon, steps, norm=norm, **fields)  # type: ignore[arg-type]
 

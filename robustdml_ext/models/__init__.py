@@ -3,6 +3,7 @@
 from robustdml_ext.models.build import IMAGENET_MEAN, IMAGENET_STD, build_embedder
 from robustdml_ext.models.convert import convert_norms, to_plain
 from robustdml_ext.models.embedder import Embedder
+from robustdml_ext.models.ensemble import Ensemble
 from robustdml_ext.models.fusion import fused_forward
 from robustdml_ext.models.norm import DistributionNorm, NormContext
 from robustdml_ext.models.plain import PlainEmbedder, plain_embedder
@@ -14,6 +15,7 @@ __all__ = [
     "IMAGENET_STD",
     "DistributionNorm",
     "Embedder",
+    "Ensemble",
     "NormContext",
     "PlainEmbedder",
     "SimilarityNetwork",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -155,6 +156,16 @@ class Embedder(nn.Module):
         network = to_plain(self.backbone, distribution)
         network.set_submodule(self.classifier, copy.deepcopy(self.head))
         return network
+
+    @contextmanager
+    def backbone_run_by(self, function: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Inside the `with` block, `function` stands in for the backbone: one that gives the same, in less time."""
+        before = self._prepare()
+        object.__setattr__(self, "_forward", function)
+        try:
+            yield
+        finally:
+            object.__setattr__(self, "_forward", before)
 
     def _prepare(self) -> Callable[[Tensor], Tensor]:
         """What runs the backbone; made anew in a copy, whose layers may have been replaced."""

@@ -15,6 +15,8 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "mdprop": {"targets": (1, 5)},
 }
 
+_SMALL: dict[str, Any] = {"arch": "small", "weights": "none", "embedding_dim": 64, "learning_rate": 1e-3}
+
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     # A job that teaches, and ends within two minutes on two slow cores with every attack of its evaluation.
     "digits": {
@@ -31,10 +33,19 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
         "select_on": "last",
         "evaluate_every": 0,
     },
-    # Appendix C of the MDProp paper: CUB200 and CARS196 are class folders, 150 epochs; SOP, 100.
+    # Appendix C of the MDProp paper: CUB200 and CARS196 150 epochs; SOP, 100.
     "folder": {"epochs": 150},
     "sop": {"epochs": 100},
+    # Small images, for a small network from scratch on any machine. ε is MNIST's and CIFAR-10's usual one.
+    "mnist": {**_SMALL, "batch_size": 120, "samples_per_class": 12, "epochs": 10, "epsilon": 0.1},
+    "fashion-mnist": {**_SMALL, "batch_size": 120, "samples_per_class": 12, "epochs": 10, "epsilon": 0.1},
+    "cifar10": {**_SMALL, "batch_size": 120, "samples_per_class": 12, "epochs": 30, "epsilon": 8 / 255},
+    "omniglot": {**_SMALL, "batch_size": 112, "samples_per_class": 4, "epochs": 30, "epsilon": 0.1},
+    # Seven classes.
+    "pacs": {"samples_per_class": 16, "epochs": 50},
 }
+for _name in ("mnist", "fashion-mnist", "cifar10", "omniglot"):
+    DATASET_DEFAULTS[_name]["attack_epsilons"] = (DATASET_DEFAULTS[_name]["epsilon"],)
 
 METHOD_ON_DATASET_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {}
 

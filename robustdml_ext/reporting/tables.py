@@ -40,7 +40,8 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
 def result_table(result: Mapping[str, Any]) -> Table:
     """Return the table shown at the end of a run: clean, attacked, and published figures if there are any."""
     columns = _columns([entry["metrics"] for entry in result["results"]])
-    title = "Test classes, unseen in training"
+    unseen = result.get("data", {}).get("zero_shot", True)
+    title = "Test classes, unseen in training" if unseen else "Test images, of the classes trained on"
     if result.get("weights", {}).get("selected_on") == "test":
         title += "; the weights were selected on them, so the figures are optimistic"
     table = Table(title=title, title_justify="left")
@@ -112,10 +113,10 @@ def evaluation_table(result: Mapping[str, Any]) -> Lines:
     table.add_column("of clean R@1", justify="right")
     table.add_column("rank", justify="right")
     table.add_column("l∞ used", justify="right")
-    before: Any = ""
+    before = ""
     for entry in entries:
         metrics = entry["metrics"]
-        kind = (entry.get("threat") or {}).get("epsilon", entry.get("corruption") is not None)
+        kind = entry["attack"]
         if before not in ("", kind):
             table.add_section()
         before = kind
@@ -123,7 +124,7 @@ def evaluation_table(result: Mapping[str, Any]) -> Lines:
         table.add_row(entry_label(entry), *figures, *_attack_cells(entry))
     parts: list[Any] = [table]
     more = [
-        f"{heading} {_cell(entries[0]['metrics'][name], percent)}"
+        f"{heading.removesuffix(' %')} {_cell(entries[0]['metrics'][name], percent)}" + (" %" if percent else "")
         for name, heading, percent in _MORE
         if entries[0]["metrics"].get(name) is not None
     ]

@@ -66,7 +66,11 @@ class Job:
         return trainer
 
     def _evaluate(self, method: Method) -> dict[str, float]:
-        return evaluate_clean(method.embedder, self.splits.test, self.recipe, self.precision)
+        """Judge what ``select_on`` names: validation images, each searched among the others, or the test images."""
+        judged, gallery = self.splits.validation, None
+        if self.recipe.select_on != "validation" or judged is None:
+            judged, gallery = self.splits.test, self.splits.gallery
+        return evaluate_clean(method.embedder, judged, self.recipe, self.precision, gallery)
 
     def run(
         self, folder: Path, console: Console, *, go_on: bool = False, published: Published | None = None
@@ -89,9 +93,7 @@ class Job:
         summary = self.train(folder, console, go_on=go_on).summary
         if not self.processes.writes:
             return None
-        result = finish_run(
-            self.method, self.splits.test, self.recipe, published, folder, self.precision, summary, console
-        )
+        result = finish_run(self.method, self.splits, self.recipe, published, folder, self.precision, summary, console)
         console.print(reporting.result_table(result))
         console.print(f"result: {folder / names.RESULT}", highlight=False, soft_wrap=True)
         return result

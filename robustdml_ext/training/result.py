@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +10,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from robustdml_ext.data import EvaluationBatches, LabeledImages, evaluation_batches
-from robustdml_ext.evaluation import ThreatModel, embed, evaluate, evaluate_under
+from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages, evaluation_batches
+from robustdml_ext.evaluation import ThreatModel, embed, evaluate, judge_threats
 from robustdml_ext.methods import Method
 from robustdml_ext.models import Embedder
 from robustdml_ext.recipes import Published, Recipe
@@ -30,13 +28,30 @@ def _batches(images: LabeledImages, recipe: Recipe, precision: Precision) -> Eva
     return evaluation_batches(images, recipe.eval_batch_size, num_workers=recipe.workers, pin_memory=pin)
 
 
-def evaluate_clean(network: nn.Module, images: LabeledImages, recipe: Recipe, precision: Precision) -> dict[str, float]:
-    """Return the clean figures of a network on ``images``, as fractions.
+def evaluate_clean(
+    network: nn.Module,
+    images: LabeledImages,
+    recipe: Recipe,
+    precision: Precision,
+    gallery: LabeledImages | None = None,
+) -> dict[str, float]:
+    """Return the clean figures of a network on ``images``, searched in ``gallery`` if there is one, as fractions.
 
     In float32, whatever the training's arithmetic is, so that figures of different machines are comparable.
     """
     embeddings, labels = embed(network, _batches(images, recipe, precision), precision.device)
-    return evaluate(embeddings, labels, recall_at=recipe.recall_at, seed=recipe.seed, device=precision.device)
+    items, item_labels = None, None
+    if gallery is not None:
+        items, item_labels = embed(network, _batches(gallery, recipe, precision), precision.device)
+    return evaluate(
+        embeddings,
+        labels,
+        gallery=items,
+        gallery_labels=item_labels,
+        recall_at=recipe.recall_at,
+        seed=recipe.seed,
+        device=precision.device,
+    )
 
 
 def threat_models(recipe: Recipe) -> list[ThreatModel]:
@@ -59,27 +74,26 @@ def threat_models(recipe: Recipe) -> list[ThreatModel]:
 
 
 def judge(
-    network: nn.Module, images: LabeledImages, recipe: Recipe, precision: Precision, console: Console
+    network: nn.Module, splits: DataSplits, recipe: Recipe, precision: Precision, console: Console
 ) -> list[dict[str, Any]]:
-    """Return ``{"threat", "metrics", "seconds"}`` for clean images and under every attack."""
-    began = time.perf_counter()
-    found: list[dict[str, Any]] = []
-    clean = evaluate_clean(network, images, recipe, precision)
-    found.append({"threat": None, "metrics": clean, "seconds": time.perf_counter() - began})
-    models, batches = threat_models(recipe), _batches(images, recipe, precision)
+    """Return what `evaluation.judge_threats` gives for the test images: clean figures, and those under every attack."""
+    gallery = None if splits.gallery is None else _batches(splits.gallery, recipe, precision)
     with console.status("judging") as status:
-        for number, threat in enumerate(models, 1):
-            status.update(f"judging under attack {number} of {len(models)}: {threat.name}, ε = {threat.epsilon:g}")
-            began = time.perf_counter()
-            metrics = evaluate_under(network, batches, threat, recipe.seed, recall_at=recipe.recall_at)
-            seconds = time.perf_counter() - began
-            found.append({"threat": asdict(threat), "metrics": metrics, "seconds": seconds})
-    return found
+        return judge_threats(
+            network,
+            _batches(splits.test, recipe, precision),
+            threat_models(recipe),
+            gallery=gallery,
+            seed=recipe.seed,
+            recall_at=recipe.recall_at,
+            device=precision.device,
+            progress=lambda what, number, total: status.update(f"judging under attack {number} of {total}: {what}"),
+        )
 
 
 def finish_run(
     method: Method,
-    test: LabeledImages,
+    splits: DataSplits,
     recipe: Recipe,
     published: Published | None,
     folder: Path,
@@ -102,7 +116,8 @@ def finish_run(
     result: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "published": None if published is None else published.model_dump(mode="json"),
-        "results": judge(network, test, recipe, precision, console),
+        "data": {"protocol": splits.protocol, "zero_shot": splits.zero_shot},
+        "results": judge(network, splits, recipe, precision, console),
         "weights": {
             "chosen": "best" if recipe.selects else "last",
             "selected_on": recipe.select_on if recipe.selects else None,

@@ -91,13 +91,13 @@ def split_classes(classes: list[ImageClass], train_classes: Path | None) -> tupl
 def native_format(classes: list[ImageClass], on_broken: str) -> tuple[int, int]:
     """(image_size, channels) the images ask for: their own where all are small, else 224 and 3.
 
-    The size is the first image's longer side; one channel only where every image is grey. Reads headers only,
+    The size is the first image's longer side; one channel only where every image is gray. Reads headers only,
     and of photographs just the first. Raises: DataError for a broken header, unless `on_broken="skip"`.
     """
-    size, all_grey = 0, True
+    size, all_gray = 0, True
     for path in (path for c in classes for path in c.paths):
         try:
-            height, width, grey = image_header(path)
+            height, width, gray = image_header(path)
         except BrokenImageError:
             if on_broken == "error":
                 raise
@@ -105,10 +105,10 @@ def native_format(classes: list[ImageClass], on_broken: str) -> tuple[int, int]:
         if max(height, width) > SMALL:
             return 224, 3
         size = size or max(height, width)
-        all_grey = all_grey and grey
+        all_gray = all_gray and gray
     if not size:
         raise DataError(f"none of the images under {classes[0].paths[0].parent.parent} can be read")
-    return size, 1 if all_grey else 3
+    return size, 1 if all_gray else 3
 
 
 def read_classes(options: ReadOptions) -> tuple[list[ImageClass], list[ImageClass]]:

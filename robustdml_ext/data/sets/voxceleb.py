@@ -26,7 +26,8 @@ WHERE = (
     "The recordings are given out on request, see https://www.robots.ox.ac.uk/~vgg/data/voxceleb/vox1.html; unpack "
     "vox1_dev_wav.zip and vox1_test_wav.zip, and give the folder that holds wav, or dev/wav and test/wav, as --root; "
     "expected in them: <speaker>/<video>/<number>.wav, as id10001/1zcIwhmdeo4/00001.wav. The lists of trials "
-    "(veri_test.txt, veri_test2.txt) come with --download."
+    "(veri_test.txt, veri_test2.txt) are at https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/, from where "
+    "download_archives(voxceleb.ARCHIVES, root) gets them."
 )
 TEST_SPEAKERS = range(10270, 10310)
 PUBLISHED = {"train": (148_642, 1_211), "test": (4_874, 40)}  # recordings, speakers

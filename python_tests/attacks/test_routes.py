@@ -1,0 +1,186 @@
+"""Routes into models that look robust, sums of gradients, and gradients that are missing."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from victims import assert_inside, embed, pictures, trained
+
+from robustdml_ext.attacks import (
+    PGD,
+    AdaptivePGD,
+    AwayFromClean,
+    FromStart,
+    JointAttack,
+    OutOfTopK,
+    SideBySide,
+    Summed,
+    ThroughRoutes,
+    TowardsTargets,
+    gradient_flows,
+    routes,
+)
+from robustdml_ext.models.ensemble import Ensemble
+
+
+class Rounded(nn.Module):
+    """Pixels in 17 levels, then a network; its surrogate leaves the rounding out."""
+
+    def __init__(self, offers: bool = True) -> None:
+        super().__init__()
+        self.network = trained()
+        if offers:
+            self.surrogates = lambda: {"straight through": self.network}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images * 16).round() / 16)
+
+
+class Detached(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return trained()(images.detach())
+
+
+class Misleading(nn.Module):
+    """Two members, behind an average whose gradient leads the attacker astray."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = nn.ModuleList([trained(0), trained(1)])
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = [member(images) for member in self.members]
+        straight = torch.stack(outputs).mean(0)
+        # The value of the average, with a gradient that points back.
+        return F.normalize(2 * straight.detach() - straight, dim=1)
+
+
+def away(model: nn.Module) -> AwayFromClean:
+    return AwayFromClean(embed(model, pictures()[0]))
+
+
+def test_which_routes_a_model_has() -> None:
+    plain = nn.Flatten()
+    assert routes(plain) == {"whole": plain}
+    ensemble = Ensemble([trained(0), trained(1)])
+    found = routes(ensemble)
+    assert list(found) == ["whole", "average", "member 0", "member 1", "sum"]
+    assert found["whole"] is ensemble and found["member 1"] is ensemble.members[1]
+    images = pictures()[0]
+    torch.testing.assert_close(found["average"](images), ensemble(images))
+    assert torch.equal(found["sum"](images), torch.cat([member(images) for member in ensemble.members], 1))
+    rounded = Rounded()
+    assert routes(rounded) == {"straight through": rounded.network}
+
+
+def test_bad_routes_are_named() -> None:
+    model = nn.Flatten()
+    model.members = [lambda images: images]
+    with pytest.raises(TypeError, match="members of Flatten"):
+        routes(model)
+    model.members = []
+    with pytest.raises(ValueError, match="Flatten has no members"):
+        routes(model)
+    other = nn.Flatten()
+    other.surrogates = dict
+    with pytest.raises(ValueError, match="surrogates"):
+        routes(other)
+
+
+def test_quantized_pixels_look_robust_until_attacked_through_the_surrogate() -> None:
+    (images, labels), model = pictures(), Rounded()
+    gallery, own = embed(model, images), torch.arange(len(images))
+
+    def recall(adversarial: Tensor) -> float:
+        similarity = (embed(model, adversarial) @ gallery.T).fill_diagonal_(-torch.inf)
+        return float((labels[similarity.argmax(1)] == labels).float().mean())
+
+    objective = OutOfTopK(labels, gallery, labels, own)
+    attack = AdaptivePGD(0.12, 15, random_start=0.01)
+    with pytest.warns(RuntimeWarning, match="Rounded passes a gradient of zero"):
+        easy = attack.perturb(model, images, objective, generator=torch.Generator().manual_seed(0))
+    adaptive = ThroughRoutes(attack).perturb(
+        model, images, lambda route: objective, objective, generator=torch.Generator().manual_seed(0)
+    )
+    assert_inside(adaptive, images, 0.12, "linf")
+    assert recall(images) > 0.9 and recall(easy) > 0.8 and recall(adaptive) < 0.4
+
+
+def test_ensemble_with_a_misleading_gradient_is_broken_through_its_members() -> None:
+    model, images = Misleading(), pictures()[0]
+    attack = PGD(0.1, 8, 0.02, random_start=0.01)
+    judge = away(model)
+    easy = attack.perturb(model, images, judge, generator=torch.Generator().manual_seed(0))
+    adaptive = ThroughRoutes(attack).perturb(model, images, away, judge, generator=torch.Generator().manual_seed(0))
+    values = judge(embed(model, easy)), judge(embed(model, adaptive))
+    assert values[1].mean() > 5 * values[0].mean() and (values[1] >= values[0]).all()
+    only = ThroughRoutes(attack).perturb(
+        model, images, away, judge, skip=["average", "member 0", "member 1", "sum"],
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert judge(embed(model, only)).mean() <= values[0].mean() + 1e-6
+
+
+def test_sum_of_gradients_is_the_gradient_of_the_sum() -> None:
+    images = pictures()[0].double()
+    members = [nn.Sequential(nn.Flatten(), nn.Linear(64, width)).double() for width in (3, 5)]
+    objectives = [AwayFromClean(torch.randn(48, width, dtype=torch.float64), "l2") for width in (3, 5)]
+    gradients = []
+    for member, objective in zip(members, objectives, strict=True):
+        leaf = images.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(objective(member(leaf)).sum(), leaf)[0])
+    together, leaf = SideBySide(members), images.clone().requires_grad_()
+    summed = Summed(objectives, [3, 5])
+    embeddings = together(leaf)
+    assert together.widths == [3, 5] and summed.maximize
+    (gradient,) = torch.autograd.grad(summed(embeddings).sum(), leaf)
+    torch.testing.assert_close(gradient, sum(gradients))
+    # Equation 10 of EAT: one step along the sign of the sum.
+    found = JointAttack(PGD(0.1, 1, 0.03)).perturb(list(zip(members, objectives, strict=True)), images)
+    torch.testing.assert_close(found, (images + 0.03 * sum(gradients).sign()).clamp(0, 1))
+
+
+def test_joint_attack_moves_every_member_and_starts_its_objectives() -> None:
+    images, members = pictures()[0], [trained(0), trained(1)]
+    attack = JointAttack(PGD(0.1, 6, 0.03, random_start=0.01))
+    found = attack.perturb(
+        [(member, FromStart(AwayFromClean, maximize=True)) for member in members], images,
+        generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    assert_inside(found, images, 0.1, "linf")
+    for member in members:
+        moved = away(member)(embed(member, found)).mean()
+        alone = attack.attack.perturb(member, images, away(member), generator=torch.Generator().manual_seed(0))
+        assert moved > 0.3 * away(member)(embed(member, alone)).mean()
+
+
+def test_sums_that_do_not_fit_are_named() -> None:
+    bank = torch.randn(48, 8)
+    with pytest.raises(ValueError, match="some are to be minimized"):
+        Summed([AwayFromClean(bank), TowardsTargets(bank, torch.zeros(48, 1, dtype=torch.int64))], [8, 8])
+    with pytest.raises(ValueError, match="widths: expected 1 numbers that add up to 8"):
+        Summed([AwayFromClean(bank)], [5])(bank)
+    for make in (lambda: Summed([], []), lambda: SideBySide([])):
+        with pytest.raises(ValueError, match="expected at least one"):
+            make()
+
+
+def test_missing_gradients_do_not_pass_silently() -> None:
+    images = pictures()[0]
+    objective = away(trained())
+    assert gradient_flows(trained(), images) and gradient_flows(trained(), images, "train")
+    assert not gradient_flows(Rounded(), images) and not gradient_flows(Detached(), images)
+    for attack in (PGD(0.1, 2, random_start=0.01), AdaptivePGD(0.1, 2)):
+        with pytest.raises(TypeError, match=r"Detached carry no gradient .*routes"):
+            attack.perturb(Detached(), images, objective)
+        with pytest.warns(RuntimeWarning, match="Rounded passes a gradient of zero"):
+            attack.perturb(Rounded(), images, objective)
+    # An objective that is at its end has no gradient either, and that is nothing to warn of.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PGD(0.1, 2).perturb(trained(), images, lambda embeddings: 0 * embeddings[:, 0])
+        PGD(0.1, 2).perturb(trained(), images, AwayFromClean(embed(trained(), images), "l2"))

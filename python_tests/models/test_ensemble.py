@@ -1,0 +1,62 @@
+"""Ensembles: the mean of unit embeddings, or all of them, with a gradient through every member."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustdml_ext.models.ensemble import Ensemble
+
+
+def members(*widths: int) -> list[nn.Module]:
+    torch.manual_seed(0)
+    return [nn.Sequential(nn.Flatten(), nn.Linear(12, width)).double() for width in widths]
+
+
+def images() -> Tensor:
+    return torch.rand(5, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_average_is_the_normalized_mean_of_unit_embeddings() -> None:
+    parts = members(4, 4, 4)
+    with torch.no_grad():
+        parts[0][1].weight.mul_(100)  # no member outweighs the others
+    found = Ensemble(parts)(images())
+    for row in range(5):
+        mean = sum(part(images())[row] / part(images())[row].norm() for part in parts) / 3
+        torch.testing.assert_close(found[row], mean / mean.norm())
+
+
+def test_concatenation_has_the_mean_of_the_cosines() -> None:
+    parts = members(4, 6)
+    found = Ensemble(parts, "concatenate")(images())
+    assert found.shape == (5, 10)
+    units = [torch.nn.functional.normalize(part(images()), dim=1) for part in parts]
+    torch.testing.assert_close(found @ found.T, sum(unit @ unit.T for unit in units) / 2)
+
+
+def test_gradients_reach_images_and_members() -> None:
+    for inference in ("average", "concatenate"):
+        ensemble = Ensemble(members(4, 4), inference)
+        assert torch.autograd.gradcheck(ensemble, (images().requires_grad_(),))
+        embeddings = ensemble(images())
+        (embeddings * torch.linspace(0, 1, embeddings.shape[1])).sum().backward()
+        assert all(parameter.grad is not None and parameter.grad.any() for parameter in ensemble.parameters())
+        assert len(ensemble.state_dict()) == 4
+
+
+def test_half_precision_members() -> None:
+    parts = [part.bfloat16() for part in members(4, 4)]
+    assert Ensemble(parts)(images().bfloat16()).dtype == torch.float32
+
+
+def test_errors_name_the_argument() -> None:
+    with pytest.raises(ValueError, match="members: expected at least one"):
+        Ensemble([])
+    with pytest.raises(ValueError, match="inference: expected one of average, concatenate; got 'vote'"):
+        Ensemble(members(4), "vote")
+    with pytest.raises(ValueError, match=r"members: expected one embedding size to average, got \[4, 6\]"):
+        Ensemble(members(4, 6))(images())
+    with pytest.raises(TypeError):
+        Ensemble([lambda x: x])
