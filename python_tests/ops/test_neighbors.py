@@ -15,6 +15,7 @@ from strategies import DEVICES, devices, dtypes, in_layout, seeds, values
 from tolerance import assert_as_good_as
 from torch import Tensor
 
+from python_tests.memory import PEAK_KIB
 from robustdml_ext.ops import _neighbors_reference as reference
 from robustdml_ext.ops.neighbors import NONE_OF_THE_CLASS, items_ahead, nearest_centroid, neighbors
 
@@ -329,17 +330,20 @@ def test_the_reference_works_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak as Linux counts it")
 def test_no_table_of_all_pairs_is_made() -> None:
     """20,000 rows: the table of their distances alone would take 1.6 GB."""
-    code = """
-import resource, torch
+    code = (
+        PEAK_KIB
+        + """
+import torch
 from robustdml_ext import _load
 from robustdml_ext.ops.neighbors import items_ahead, neighbors
 torch.set_num_threads(1)
 rows, labels = torch.randn(20000, 8), torch.arange(20000) // 4
 neighbors(rows[:300], None, 10), items_ahead(rows[:300], labels[:300])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kib()
 neighbors(rows, None, 10), items_ahead(rows, labels)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak_kib() - before)
 """
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     kilobytes = int(result.stdout)
     assert kilobytes < 120_000, f"{kilobytes} KB more than before"

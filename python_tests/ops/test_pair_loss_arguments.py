@@ -9,6 +9,7 @@ import pytest
 import torch
 from strategies import DEVICES
 
+from python_tests.memory import PEAK_KIB
 from robustdml_ext.ops.pair_loss import pair_loss
 
 INTEGERS = torch.arange(3)
@@ -111,8 +112,10 @@ def test_more_triplets_than_32_bits_count(device: str) -> None:
     assert torch.equal(gradient[:, 0], torch.where(labels == 0, 1.0, -1.0).double() * push)
 
 
-PEAK = """
-import resource, sys, torch
+PEAK = (
+    PEAK_KIB
+    + """
+import sys, torch
 from robustdml_ext.ops.pair_loss import pair_loss
 torch.set_num_threads(1)
 kind, parameters = sys.argv[1], [float(each) for each in sys.argv[2:]]
@@ -120,17 +123,18 @@ def step(size):
     x = torch.randn(size, 32, requires_grad=True)
     labels = torch.arange(size) // 4
     pair_loss(x, labels, kind, parameters=parameters, normalize=True).backward()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_kib()
 before = step(256)
 print((step(16384) - before) // 1024)
 """
+)
 
 
 @pytest.mark.skipif(
     not torch._C._dispatch_has_kernel_for_dispatch_key("robustdml::pair_loss", "CPU"),
     reason="the reference makes tensors of all pairs",
 )
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss has other units elsewhere")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak as Linux counts it")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "parameters"),

@@ -15,6 +15,7 @@ from strategies import DEVICES, devices, dtypes, in_layout, seeds, values
 from tolerance import assert_as_good_as
 from torch import Tensor
 
+from python_tests.memory import PEAK_KIB
 from robustdml_ext import _load
 from robustdml_ext.ops._proxy_loss_reference import proxy_loss_backward_reference, proxy_loss_reference
 from robustdml_ext.ops.proxy_loss import KINDS, proxy_loss
@@ -257,8 +258,10 @@ def test_same_bits_for_every_number_of_threads(kind: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-MEMORY = """
-import resource, torch
+MEMORY = (
+    PEAK_KIB
+    + """
+import torch
 torch.set_num_threads(1)
 from robustdml_ext import _load
 from robustdml_ext.ops.proxy_loss import proxy_loss
@@ -268,13 +271,14 @@ def step(batch, classes):
     for kind in ("arcface", "proxy_anchor"):
         proxy_loss(e, p, torch.arange(batch), kind=kind, scale=16.0, margin=0.1).backward()
 step(8, 64)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kib()
 step(1000, 100_000)
-print(_load.status()["cpu"]["live"], (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(_load.status()["cpu"]["live"], (peak_kib() - before) // 1024)
 """
+)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak as Linux counts it")
 def test_no_tensor_of_all_similarities() -> None:
     finished = subprocess.run(
         [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
