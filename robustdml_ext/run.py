@@ -88,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:  # of the option parsers, after help (0) or a message (2)
         return leaving.code if isinstance(leaving.code, int) else 1
     except KeyboardInterrupt:
-        _complain("stopped. A run that has saved a checkpoint goes on by the same command with --resume.")
+        resumes = words[0] in METHODS
+        hint = " A run that has saved a checkpoint goes on by the same command with --resume." if resumes else ""
+        _complain(f"stopped.{hint}")
         return 1
     except BrokenPipeError:
         # The reader (`| head`) has seen enough, which is no failure; the interpreter's own flush must not fail either.

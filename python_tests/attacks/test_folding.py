@@ -208,3 +208,57 @@ def test_attacks_reach_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
     folded = attack.perturb(model, images, objective)
     monkeypatch.setattr(folding, "FEWEST_PASSES", 1000)
     torch.testing.assert_close(folded, attack.perturb(model, images, objective), rtol=0, atol=1e-9)
+
+
+class Noisy(nn.Module):
+    """Draws from the global generator, as a randomized defense does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = torchvision.models.resnet18(num_classes=8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images + 0.01 * torch.randn_like(images))
+
+
+def test_the_trial_draws_nothing() -> None:
+    model = shaken(Noisy())
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    with under_attack(model, "eval"), faster(model, images, 20) as victim:
+        # Both passes of the trial see the same noise, so it is still folded.
+        assert victim is model and isinstance(model.network, Folded)
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_trial_is_of_the_attacked_distribution() -> None:
+    class Knows(nn.Module):
+        """Gives a folded network away, for one distribution only."""
+
+        distributions = 2
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = torchvision.models.resnet18(num_classes=8)
+
+        def forward(self, images: Tensor, segments: Any = None, distribution: int = 0) -> Tensor:
+            return self.network(images) + distribution * isinstance(self.network, Folded)
+
+    model = shaken(Knows())
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for distribution, folded in ((0, True), (1, False)):
+        with under_attack(model, "eval"), faster(model, images, 20, distribution):
+            assert isinstance(model.network, Folded) == folded
+    direction = AwayFromClean(torch.ones(2, 8, dtype=torch.float64))
+    seen: list[bool] = []
+
+    def objective(embeddings: Tensor) -> Tensor:
+        seen.append(isinstance(model.network, Folded))
+        return direction(embeddings)
+
+    for segments, distribution in ((None, 1), ([0, 2], 0)):
+        PGD(0.01, 6, distribution=distribution).perturb(model, images, objective, segments=segments)
+    assert not any(seen)
+    PGD(0.01, 6).perturb(model, images, objective)
+    assert any(seen)

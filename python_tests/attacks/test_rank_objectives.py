@@ -244,3 +244,26 @@ def test_errors_name_the_argument() -> None:
     ]:
         with pytest.raises(error, match=message):
             make()
+
+
+@settings(max_examples=20)
+@cases
+def test_one_threshold_needs_no_sort(name: str, direction: str, left_out: bool, block: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rows, gallery = numbers(6, 4, seed=seed), numbers(17, 4, seed=seed + 1)
+    gallery[3] = gallery[5]
+    thresholds = ranking.squared_distances(rows, gallery) if name == "euclidean" else 1 - rows @ gallery.T
+    # Thresholds that are distances themselves: the item there is not beyond.
+    thresholds = thresholds.gather(1, torch.randint(17, (6, 1), generator=generator))
+    left = torch.full((6, 1, 2), -1)
+    if left_out:
+        left[:, 0] = torch.stack([torch.randperm(17, generator=generator)[:2] for _ in range(6)])
+    above = direction == "lower"
+    with blocks_of(block):
+        with mock.patch.object(Tensor, "sort", side_effect=AssertionError("sorted")):
+            count, total = ranking.hinge_sums(rows, thresholds, gallery, name, above, left)
+        twice = ranking.hinge_sums(
+            rows, thresholds.expand(6, 2).contiguous(), gallery, name, above, left.expand(6, 2, 2)
+        )
+    assert torch.equal(count, twice[0][:, :1])
+    torch.testing.assert_close(total, twice[1][:, :1], rtol=1e-12, atol=1e-12)

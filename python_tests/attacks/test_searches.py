@@ -18,11 +18,13 @@ from robustdml_ext.attacks import (
     AwayFromClean,
     CandidateRank,
     FromStart,
+    Joined,
     OutOfTopK,
     SquareAttack,
     TowardsTargets,
 )
 from robustdml_ext.attacks.adaptive import checkpoints
+from robustdml_ext.attacks.balls import improves
 
 
 def objectives() -> dict[str, Any]:
@@ -162,7 +164,8 @@ def test_adaptive_keeps_the_best_and_improves_with_restarts() -> None:
         for restarts in (1, 3):
             attack = AdaptivePGD(epsilon, 8, norm, random_start=epsilon, restarts=restarts)
             found = attack.perturb(model, images, objective, generator=torch.Generator().manual_seed(0))
-            values[restarts] = objective(embed(model, found))
+            embeddings = embed(model, found)
+            values[restarts] = objective.better_by(embeddings, objective(embeddings))
         # Where the search is the same one, rounding may still part two equally good iterates.
         assert (values[3] <= values[1] + 1e-5).all() and (values[3] < values[1] - 1e-4).any()
         started = objective(embed(model, images))
@@ -284,3 +287,47 @@ def test_errors_name_the_argument() -> None:
             make()
     with pytest.raises(ValueError, match="images"):
         SquareAttack(0.1, 2).perturb(nn.Identity(), torch.rand(3, 4), lambda e: e[:, 0])
+
+
+def margins(objective: OutOfTopK, embeddings: Tensor) -> Tensor:
+    return objective.better_by(embeddings, objective(embeddings))
+
+
+def test_the_hard_margin_decides_what_is_kept() -> None:
+    (images, labels), model = pictures(), trained()
+    gallery, own = embed(model, images), torch.arange(len(images))
+    # So smooth that the values hardly tell which iterates succeed.
+    objective = OutOfTopK(labels, gallery, labels, own, temperature=0.5)
+    similarity = (gallery @ gallery.T).fill_diagonal_(-torch.inf)
+    same = labels[:, None] == labels
+    expected = similarity.masked_fill(~same, -torch.inf).amax(1) - similarity.masked_fill(same, -torch.inf).amax(1)
+    torch.testing.assert_close(margins(objective, gallery), expected)
+
+    def by_value(embeddings: Tensor) -> Tensor:
+        return objective(embeddings)
+
+    for attack in (PGD(0.1, 12, 0.05, keep_best=True), AdaptivePGD(0.1, 12)):
+        by_margin = margins(objective, embed(model, attack.perturb(model, images, objective)))
+        found = margins(objective, embed(model, attack.perturb(model, images, by_value)))
+        # The search is the same one, and the best of its iterates by another measure.
+        assert (by_margin <= found + 1e-5).all() and (by_margin < found - 1e-3).any()
+    halves = [OutOfTopK(labels[part], gallery, labels, own[part]) for part in (slice(0, 24), slice(24, 48))]
+    joined = Joined(halves, [24, 24])
+    torch.testing.assert_close(joined.better_by(gallery, joined(gallery)), expected)
+
+
+def test_any_number_beats_none() -> None:
+    nan = float("nan")
+    values, best = torch.tensor([1.0, nan, nan, 2.0]), torch.tensor([nan, nan, 1.0, 1.0])
+    assert improves(values, best, True).tolist() == [True, False, False, True]
+    assert improves(values, best, False).tolist() == [True, False, False, False]
+    images = torch.full((3, 1, 4, 4), 0.5)
+
+    def objective(embeddings: Tensor) -> Tensor:
+        # No number at the clean image, though a gradient.
+        return torch.where((embeddings == 0.5).all(1), nan, 0.0) + embeddings.mean(1)
+
+    for attack in (SquareAttack(0.1, 5), PGD(0.1, 2, keep_best=True), AdaptivePGD(0.1, 2)):
+        start = {} if isinstance(attack, SquareAttack) else {"noise": torch.zeros_like(images)}
+        found = attack.perturb(nn.Flatten(), images, objective, generator=torch.Generator().manual_seed(0), **start)
+        assert objective(found.flatten(1)).isfinite().all()

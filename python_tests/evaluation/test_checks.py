@@ -11,7 +11,9 @@ from toys import Projection, Quantized, Saturated, blobs
 
 from robustdml_ext.evaluation import judge_robustness
 from robustdml_ext.evaluation.checks import CHECKS, _black_box, _larger_epsilon, tolerance
-from robustdml_ext.evaluation.figures import Figures
+from robustdml_ext.evaluation.figures import Figures, Wanted
+from robustdml_ext.evaluation.judging import Judge
+from robustdml_ext.evaluation.subject import Subject
 
 EPSILONS = (0.03, 0.1)
 
@@ -44,6 +46,23 @@ def test_quantized_pixels_are_found_out() -> None:
     assert found["zero gradient"]["share"] == {"whole": 1.0}
     (first, *_) = [one for one in found["black box"]["compared"] if one["epsilon"] == 0.1]
     assert first["black box"][0] == "square" and first["black box"][1] < first["white box"][1] - 0.3
+
+
+def test_gradients_are_looked_at_all_over_the_set() -> None:
+    class Partly(Projection):
+        """Rounds the images of the second half of the classes, which come last."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            rounded = (images * 16).round() / 16
+            return super().forward(torch.where(images[:, :, :1, :1] > 0.5, rounded, images))
+
+    pixels, labels = (torch.cat(part) for part in zip(*blobs(), strict=True))
+    pixels[:, :, 0, 0] = torch.where(labels < 2, 0.2, 0.8)[:, None]
+    order = labels.argsort(stable=True)
+    images = list(zip(pixels[order].split(16), labels[order].split(16), strict=True))
+    judge = Judge(Subject(Partly(), images), Wanted((1,), groups=()))
+    assert judge.flows["whole"].flows and judge.flows["whole"].zero_share == 0.5
+    assert [len(batch) for batch in judge.samples] == [16] * 4
 
 
 def test_a_saturated_model_is_found_out() -> None:

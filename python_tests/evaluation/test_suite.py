@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from robustdml_ext.evaluation.chance import ami
 from robustdml_ext.evaluation.pairs import all_pairs_eer
 from robustdml_ext.evaluation.retrieval import ranking_scores
 from robustdml_ext.evaluation.spectrum import rho_spectrum
+from robustdml_ext.evaluation.suite import embed
 
 
 def blobs() -> tuple[Tensor, Tensor]:
@@ -231,3 +234,19 @@ def test_figures_of_untrained_digits() -> None:
     test = data.load("digits").test
     figures = evaluation.evaluate(*evaluation.embed(nn.Flatten(), test))
     assert figures["recall@1"] > 0.97 and 0.6 < figures["nmi"] < 1 and 0.5 < figures["pi_ratio"] < 1.5
+
+
+@pytest.mark.parametrize("convert", [lambda x: x, lambda x: x.numpy()], ids=["torch", "numpy"])
+def test_a_pair_of_arrays_is_read_in_batches(convert: Callable[[Tensor], Any]) -> None:
+    images, labels = torch.rand(10, 1, 4, 4), torch.arange(10) % 3
+    sizes: list[int] = []
+
+    class Seen(nn.Module):
+        def forward(self, pixels: Tensor) -> Tensor:
+            sizes.append(len(pixels))
+            return pixels.flatten(1)
+
+    embeddings, found = embed(Seen(), (convert(images), convert(labels)), batch_size=4)
+    assert torch.equal(embeddings, images.flatten(1)) and torch.equal(found, labels) and sizes == [4, 4, 2]
+    with pytest.raises(ValueError, match="as many labels as images, got 10 and 9"):
+        embed(Seen(), (images, labels[:9]))

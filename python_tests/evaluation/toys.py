@@ -53,3 +53,24 @@ class Vote(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         mean = torch.stack([F.normalize(member(images), dim=1) for member in self.members]).mean(0)
         return (mean * 50).round() / 50
+
+
+class Cracking(Projection):
+    """NaN for images with a pixel off the grid of 256 levels: for every image that an attack has moved."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        levels = images * 256
+        moved = ((levels - levels.round()).abs() > 1e-3).flatten(1).any(1, keepdim=True)
+        return torch.where(moved, torch.nan, super().forward(images))
+
+
+def on_grid(batches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """The same images, rounded to 256 levels."""
+    return [((pixels * 256).round() / 256, labels) for pixels, labels in batches]
+
+
+class Blind(Projection):
+    """NaN for images that are bright in a corner, clean ones as well."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.where(images[:, 0, 0, :1] > 0.6, torch.nan, super().forward(images))

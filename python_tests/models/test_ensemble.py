@@ -60,3 +60,13 @@ def test_errors_name_the_argument() -> None:
         Ensemble(members(4, 6))(images())
     with pytest.raises(TypeError):
         Ensemble([lambda x: x])
+
+
+def test_an_ensemble_says_which_route_it_is_itself() -> None:
+    class Rounded(Ensemble):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).round(decimals=1)
+
+    assert Ensemble(members(4)).own_route == "average"
+    assert Ensemble(members(4), "concatenate").own_route == "sum"
+    assert Rounded(members(4)).own_route is None

@@ -21,7 +21,8 @@ from robustdml_ext.reporting import (
     read_result,
     result_table,
 )
-from robustdml_ext.reporting.results import SEED_AND_PLACE, inputs_label, mean_and_deviation
+from robustdml_ext.reporting.results import SEED_AND_PLACE, entry_label, inputs_label, mean_and_deviation
+from robustdml_ext.reporting.tables import shown_entries
 
 
 def _threat(name: str, epsilon: float) -> dict[str, Any]:
@@ -144,3 +145,69 @@ def test_an_unusual_attack_is_labelled() -> None:
     assert inputs_label(usual) == "STAX PGD-20, ε = 0.1"
     unusual = {**usual, "step_size": 0.01, "norm": "l2", "random_start": 0.1, "restarts": 3, "keep_best": True}
     assert inputs_label(unusual) == "STAX PGD-20, ε = 0.1, l2, step 0.01, start 0.1, 3 restarts, best iterate"
+
+
+def test_figures_that_are_undefined_are_no_trouble(tmp_path: Path) -> None:
+    """JSON has no NaN: a figure without a value is None there."""
+    result = make_result()
+    for entry in result["results"]:
+        entry["metrics"]["pi_ratio"] = None
+    out = io.StringIO()
+    Console(file=out, width=140).print(result_table(result), comparison_table(group_results([result])))
+    assert out.getvalue().count("–") >= 10
+    draw_comparison(group_results([result]), tmp_path / "figure.png")
+
+
+def _corrupted(name: str, severity: int | None, recall: float | None) -> dict[str, Any]:
+    corruption = {"name": name, "severity": severity}
+    return {"corruption": corruption, "threat": None, "metrics": {"recall@1": recall}, "relative": {"recall@1": 0.5}}
+
+
+def test_severities_share_a_row_on_the_screen() -> None:
+    entries = [_corrupted("mean", None, 0.4), *(_corrupted("jpeg", n, n / 10) for n in range(1, 6))]
+    entries += [_corrupted("contrast", 1, None), _corrupted("contrast", 2, 0.5)]
+    shown = shown_entries(entries)
+    assert [entry_label(entry) for entry in shown] == ["corrupted: mean", "corrupted: jpeg", "corrupted: contrast"]
+    assert shown[1]["metrics"]["recall@1"] == pytest.approx(0.3) and shown[2]["metrics"] == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [
+        ({}, "out APGD-20, ε = 0.1"),
+        ({"norm": "l2"}, "out APGD-20, ε = 0.1, l2"),
+        ({"k": 4}, "out APGD-20, ε = 0.1, k = 4"),
+        ({"restarts": 3}, "out APGD-20, ε = 0.1, 3 restarts"),
+        ({"name": "square", "algorithm": "square", "queries": 50}, "square, 50 queries, ε = 0.1"),
+        ({"name": "worst", "attacks": ["out", "stax"]}, "worst of 2 attacks, ε = 0.1"),
+        ({"algorithm": "pgd", "momentum": 0.9}, "out PGD-20, ε = 0.1, momentum 0.9"),
+    ],
+)
+def test_attacks_of_the_suite_are_told_apart(changes: dict[str, Any], label: str) -> None:
+    threat = {"name": "out", "algorithm": "adaptive", "epsilon": 0.1, "steps": 20, "norm": "linf", **changes}
+    assert inputs_label(threat) == label
+
+
+def _evaluation(seed: int, score: float, images: int = 100, warnings: tuple[str, ...] = ()) -> dict[str, Any]:
+    result = make_result(seed=seed)
+    return {
+        "recipe": result["recipe"], "entries": result["results"], "score": score, "warnings": list(warnings),
+        "protocol": {"suite": "s", "seed": seed, "fingerprint": f"f{seed}"}, "data": {"images": images},
+    }  # fmt: skip
+
+
+def test_evaluations_of_one_protocol_are_put_together_and_others_are_not() -> None:
+    groups = group_results([_evaluation(0, 0.5), _evaluation(1, 0.7), _evaluation(0, 0.9, images=50)])
+    assert [(group.seeds, group.scores) for group in groups] == [([0, 1], [0.5, 0.7]), ([0], [0.9])]
+    assert "images 100" in groups[0].label and "images 50" in groups[1].label
+    out = io.StringIO()
+    Console(file=out, width=200).print(comparison_table(groups))
+    assert "which do not compare" in out.getvalue() and "0.600 ± 0.141" in out.getvalue()
+    with pytest.raises(ReportError, match="one recipe and the same images"):
+        group_results([_evaluation(0, 0.5), _evaluation(0, 0.6)])
+
+
+def test_a_score_whose_attacks_failed_is_marked() -> None:
+    out = io.StringIO()
+    Console(file=out, width=200).print(comparison_table(group_results([_evaluation(0, 0.5, warnings=("masked",))])))
+    assert "doubtful" in out.getvalue() and "which do not compare" not in out.getvalue()

@@ -13,8 +13,10 @@ from python_tests.data.images import write_image
 from robustdml_ext import run
 from robustdml_ext.models import build_embedder
 from robustdml_ext.recipes import resolve
-from robustdml_ext.tools.evaluate import parse_epsilons
-from robustdml_ext.training.checkpoint import save_checkpoint
+from robustdml_ext.tools.evaluate import attack_radii, parse_epsilons
+from robustdml_ext.tools.evaluate_options import JudgmentOptions
+from robustdml_ext.tools.models import find_model
+from robustdml_ext.training.checkpoint import load_checkpoint, save_checkpoint
 
 QUICK = ("--steps", "2", "--threads", "1", "--limit", "120", "--no-checks")
 
@@ -44,12 +46,13 @@ def test_a_run_is_judged_on_what_it_was_trained_for(tmp_path: Path, capsys: pyte
     words = ["evaluate", str(folder), "--attacks", "stax", "out", "--epsilons", "0.1", "1/5", *QUICK]
     assert run.main([*words, "--corruptions", "contrast"]) == 0
     shown = capsys.readouterr().out
-    for text in ("clean", "STAX PGD-2, ε = 0.2", "out adaptive PGD-2", "worst of 2", "contrast, severity 5", "score"):
+    for text in ("clean", "STAX PGD-2, ε = 0.2", "out APGD-2", "worst of 2", "corrupted: contrast", "score"):
         assert text in shown
-    result = judged(folder / "evaluation")
+    result = judged(folder / "evaluation-digits-test")
     assert result["model"]["kind"] == "checkpoint" and result["model"]["step"] == 7
     assert result["data"] | {"image_size": 8} == {
         "dataset": "digits", "protocol": "zero-shot", "split": "test", "images": 120, "gallery": None, "image_size": 8,
+        "zero_shot": True,
     }  # fmt: skip
     clean = result["entries"][0]["metrics"]
     assert set(clean) >= {"recall@1", "map@r", "r_precision", "nmi", "ami", "f1", "pi_ratio", "rho_spectrum", "eer"}
@@ -57,14 +60,24 @@ def test_a_run_is_judged_on_what_it_was_trained_for(tmp_path: Path, capsys: pyte
     worst = [by_name["worst", epsilon] for epsilon in (0.1, 0.2)]
     expected = (clean["recall@1"] + worst[0]) / 4 + (worst[0] + worst[1]) / 4
     assert result["score"] == pytest.approx(expected)
-    assert run.main(["compare", str(folder / "evaluation")]) == 0
+    assert run.main(["compare", str(folder / "evaluation-digits-test")]) == 0
     assert "worst of 2" in capsys.readouterr().out
+
+
+def test_a_result_is_not_lost_to_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(checkpoint(tmp_path / "run")), "--attacks", "none", *QUICK]
+    assert run.main(words) == 0
+    assert run.main([*words, "--metrics", "recall"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert "nmi" in judged(tmp_path / "run" / "evaluation-digits-test")["entries"][0]["metrics"]
+    assert run.main([*words, "--metrics", "recall", "--overwrite"]) == 0
+    assert "nmi" not in judged(tmp_path / "run" / "evaluation-digits-test")["entries"][0]["metrics"]
 
 
 def test_the_checkpoints_own_attacks_are_the_default(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "run", attack_epsilons=(0.07,))
     assert run.main(["evaluate", str(folder / "best.pt"), "--attacks", "stax", *QUICK]) == 0
-    result = judged(folder / "evaluation-best")
+    result = judged(folder / "evaluation-best-digits-test")
     assert [entry["threat"]["epsilon"] for entry in result["entries"] if entry["threat"]] == [0.07, 0.07]
 
 
@@ -83,11 +96,12 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "somebodys_model.py").write_text(
-        "from torch import nn\n\ndef build():\n    return nn.Flatten()\n\ndef number():\n    return 7\n"
+        "from torch import nn\n\ndef build():\n    return nn.Flatten()\n\ndef number():\n    return 7\n\n"
+        "def wide():\n    return nn.Linear(3, 3)\n\ndef broken():\n    raise RuntimeError('no weights')\n"
     )
     words = ["--dataset", "digits", "--attacks", "away", "--epsilons", "0.1", *QUICK]
     assert run.main(["evaluate", "somebodys_model:build", *words]) == 0
-    result = judged(tmp_path / "evaluations" / "somebodys_model.build-digits")
+    result = judged(tmp_path / "evaluations" / "somebodys_model.build-digits-test")
     assert result["model"] == {"kind": "factory", "name": "somebodys_model:build"}
     assert result["entries"][0]["metrics"]["recall@1"] > 0.9  # of pixels themselves
     capsys.readouterr()
@@ -95,6 +109,8 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         ("somebodys_model:number", "expected an nn.Module"),
         ("somebodys_model:nothing", "has no function 'nothing'"),
         ("nobodys_model:build", "cannot be imported"),
+        ("somebodys_model:wide", "failed on images torch.float32 [2, 1, 8, 8]"),
+        ("somebodys_model:broken", "calling it failed: RuntimeError: no weights"),
     ):
         assert run.main(["evaluate", name, *words]) == 2
         assert message in capsys.readouterr().err
@@ -113,6 +129,9 @@ def test_a_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         (["small", "--dataset", "digits", "--limit", "1"], "limit must be at least 2"),
         (["small", "--dataset", "digits", "--device", "abacus"], "abacus"),
         (["small", "--dataset", "digits", "--metrics", "beauty"], "metrics must be of all"),
+        (["small", "--dataset", "digits", "--steps", "0"], "steps must be at least 1; got 0"),
+        (["small", "--dataset", "digits", "--recall-at", "0"], "recall_at must be at least 1"),
+        (["small", "--dataset", "digits", "--epsilons", "2"], "in (0, 1]"),
     ],
 )
 def test_what_is_asked_wrongly_ends_with_2_and_one_message(
@@ -134,6 +153,28 @@ def test_the_validation_classes_of_a_run(tmp_path: Path) -> None:
     words = ["evaluate", str(folder), "--split", "validation", "--attacks", "none", "--out", str(out)]
     assert run.main([*words, "--threads", "1"]) == 0
     assert judged(out)["data"]["images"] == 8  # two of the six training classes
+
+
+def test_radii_belong_to_their_norm(tmp_path: Path) -> None:
+    linf = resolve("standard", {"attack_epsilons": (0.07,)})
+    l2 = resolve("standard", {"attack_epsilons": (0.5, 3.0), "eval_norm": "l2"})
+    assert attack_radii(JudgmentOptions(), None) == ("linf", (8 / 255,))
+    assert attack_radii(JudgmentOptions(), linf) == ("linf", (0.07,))
+    assert attack_radii(JudgmentOptions(), l2) == ("l2", (0.5, 3.0))
+    assert attack_radii(JudgmentOptions(norm="l2"), linf) == ("l2", (0.25, 0.5, 1.0))
+    assert attack_radii(JudgmentOptions(norm="linf"), l2) == ("linf", (8 / 255,))
+    assert attack_radii(JudgmentOptions(norm="l2", epsilons=("2",)), linf) == ("l2", (2.0,))
+
+
+def test_a_run_that_takes_the_last_weights_is_judged_by_them(tmp_path: Path) -> None:
+    """A finished run that was taken up again and stopped has an older best.pt."""
+    folder = checkpoint(tmp_path / "run")
+    state = load_checkpoint(folder / "best.pt")
+    save_checkpoint(folder / "last.pt", {**state, "step": 9})
+    assert find_model(str(folder)).facts["step"] == 9
+    recipe = {**state["recipe"], "select_on": "test", "evaluate_every": 1}
+    save_checkpoint(folder / "last.pt", {**state, "step": 9, "recipe": recipe})
+    assert find_model(str(folder)).facts["step"] == 7
 
 
 def test_fractions_are_read_exactly() -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from training.tiny import ALONE
+from training.tiny import ALONE, TinyMethod, tiny_recipe
 
 from robustdml_ext.data import PKSampler, load
-from robustdml_ext.training import Processes, RunRefusedError, TrainingBatches, choose_precision
+from robustdml_ext.training import Job, Processes, RunRefusedError, TrainingBatches, choose_precision
 from robustdml_ext.training.folder import check_folder, prepare_folder
 from robustdml_ext.training.metrics import MetricsLog, RunningMeans
 from robustdml_ext.training.optimizer import build_optimizer
@@ -149,3 +149,9 @@ def test_optimizers_honor_the_groups(name: str) -> None:
     assert (weights[0] < 1).all() and torch.equal(weights[1], torch.ones(2))
     with pytest.raises(ValueError, match="lion"):
         build_optimizer("lion", groups, 0.1)
+
+
+def test_selection_never_falls_back_to_test_classes() -> None:
+    recipe = tiny_recipe(select_on="validation", evaluate_every=1)
+    with pytest.raises(ValueError, match=r"validation split; take one by data\.hold_out"):
+        Job(recipe, load("digits"), TinyMethod(), ALONE)

@@ -20,8 +20,9 @@ from robustdml_ext.attacks.balls import (
     start_from,
     uniform_noise,
 )
-from robustdml_ext.attacks.folding import faster
+from robustdml_ext.attacks.folding import faster, only_distribution
 from robustdml_ext.attacks.gradient import AnyObjective, values_and_gradient
+from robustdml_ext.attacks.objectives import merit
 from robustdml_ext.attacks.victim import check_norm_mode, embed, under_attack
 
 # ρ of the paper's first condition.
@@ -50,7 +51,9 @@ class AdaptivePGD:
         1. fewer than 0.75·(w_j − w_{j−1}) steps improved the objective, or
         2. neither did η change at the last checkpoint, nor the best value since.
     All samples are stepped at once, each with its own η. One start takes `steps` forward and backward passes and one
-    more forward pass. The paper starts at random in the ball: `random_start=epsilon`.
+    more forward pass. What is kept in the end is the best by `Objective.better_by`, which is the objective's value
+    unless it says otherwise; the search itself goes by the values alone. The paper starts at random in the ball:
+    `random_start=epsilon`.
 
     Args:
         epsilon: radius ε, in pixels; a number, or one a sample `[B]`.
@@ -106,7 +109,8 @@ class AdaptivePGD:
         """Each sample's best image; arguments, result, warnings and errors as `PGD.perturb`."""
         check_images(images)
         passes = self.steps * self.restarts if self.norm_mode == "eval" else 0
-        with under_attack(model, self.norm_mode), faster(model, images, passes) as victim:
+        attacked = only_distribution(segments, self.distribution)
+        with under_attack(model, self.norm_mode), faster(model, images, passes, attacked) as victim:
             clean = images.detach().clone()
             best: Tensor | None = None
             best_values: Tensor | None = None
@@ -129,13 +133,16 @@ class AdaptivePGD:
         segments: Sequence[int] | None,
         first: bool,
     ) -> tuple[AnyObjective, Tensor, Tensor]:
-        """From one start: the objective in use, the best images, and their values."""
-        objective, values, gradient = values_and_gradient(model, x, objective, segments, self.distribution, start=first)
+        """From one start: the objective in use, the best images, and what they are the best by."""
+        objective, values, gradient, embeddings = values_and_gradient(
+            model, x, objective, segments, self.distribution, start=first
+        )
         maximize = bool(getattr(objective, "maximize", False))
         wide = torch.promote_types(clean.dtype, torch.float32)
         radius = torch.as_tensor(self.epsilon, dtype=wide, device=clean.device).expand(len(clean))
         step_size = 2 * radius
         best, best_values, best_gradient = x, values, gradient
+        kept, kept_by = x, merit(objective, embeddings, values)
         before = x
         improvements = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
         # What the second condition compares with: the first checkpoint has no earlier one.
@@ -152,14 +159,17 @@ class AdaptivePGD:
             before, x, values_before = x, following, values
             if step == self.steps:
                 with torch.no_grad():
-                    values = objective(embed(model, x, segments, self.distribution))
+                    embeddings = embed(model, x, segments, self.distribution)
+                    values = objective(embeddings)
             else:
-                _, values, gradient = values_and_gradient(model, x, objective, segments, self.distribution)
+                _, values, gradient, embeddings = values_and_gradient(model, x, objective, segments, self.distribution)
             improvements += improves(values, values_before, maximize)
             improved = improves(values, best_values, maximize)
             rows = per_sample(improved, x)
             best, best_values = torch.where(rows, x, best), torch.where(improved, values, best_values)
             best_gradient = torch.where(rows, gradient, best_gradient)
+            by = merit(objective, embeddings, values)
+            kept, kept_by = (best, best_values) if by is values else better(x, by, kept, kept_by, maximize)
             if step in looks:
                 few = improvements < math.ceil(_ENOUGH_IMPROVEMENTS * (step - last))
                 stuck = ~halved & ~improves(best_values, best_at_last, maximize)
@@ -169,4 +179,4 @@ class AdaptivePGD:
                 x, gradient = torch.where(rows, best, x), torch.where(rows, best_gradient, gradient)
                 values = torch.where(halved, best_values, values)
                 improvements, best_at_last, last = torch.zeros_like(improvements), best_values, step
-        return objective, best, best_values
+        return objective, kept, kept_by

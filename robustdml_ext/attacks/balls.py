@@ -107,8 +107,9 @@ def project_(images: Tensor, clean: Tensor, epsilon: float | Tensor, norm: str) 
 
 
 def improves(values: Tensor, best: Tensor, maximize: bool) -> Tensor:
-    """Whose value is strictly better, bool `[B]`; a value that is no number is better than none."""
-    return values > best if maximize else values < best
+    """Whose value is strictly better, bool `[B]`; any number is better than NaN, and NaN never better."""
+    beyond = values > best if maximize else values < best
+    return beyond | (best.isnan() & ~values.isnan())
 
 
 def better(

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from robustdml_ext.attacks.victim import embed, same_draws
+
 # Whose forward methods are known to be functions of their input alone, and are traced through. All else runs as it is.
 _TRUSTED = ("torch", "torchvision", "timm", "robustdml_ext")
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -27,21 +29,23 @@ _ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-10}
 
 
 @contextmanager
-def faster(model: nn.Module, images: Tensor, passes: int) -> Iterator[nn.Module]:
+def faster(model: nn.Module, images: Tensor, passes: int, distribution: int = 0) -> Iterator[nn.Module]:
     """A module that gives what `model` gives, up to rounding, in less time where networks in it can be folded.
 
     For the inside of `under_attack` in eval mode. What is folded: networks of PyTorch's, torchvision's, timm's and our
     own modules, wherever they are in the model. Weights are read anew each time; only the plan is kept, as long as its
     network lives. Nothing is folded under autocast, where a module has hooks, or for fewer than `FEWEST_PASSES` passes;
-    and where a trial on two images gives other embeddings, the model itself is used. What was put in place inside the
-    model is taken out again at the end.
+    and where a trial on two images gives other embeddings, the model itself is used. The trial is of the `distribution`
+    given, and draws nothing from PyTorch's generators that stays drawn. What was put in place inside the model is taken
+    out again at the end.
     """
     with ExitStack() as kept:
         victim = model
         if _worth_it(model, images, passes):
             with ExitStack() as attempt:
                 try:
-                    found = _put_in_place(model, images, attempt)
+                    with same_draws(images.device):
+                        found = _put_in_place(model, images[:2].detach(), distribution, attempt)
                 except Exception:  # a trial runs anybody's Python; the model itself is right always
                     found = None
                 if found is not None:
@@ -61,13 +65,18 @@ def _worth_it(model: nn.Module, images: Tensor, passes: int) -> bool:
     )
 
 
-def _put_in_place(model: nn.Module, images: Tensor, stack: ExitStack) -> nn.Module | None:
+def only_distribution(segments: Sequence[int] | None, distribution: int) -> int:
+    """The distribution that an attack passes images through with folded layers; with several at a time, none is."""
+    return distribution if segments is None else max(range(len(segments)), key=lambda k: segments[k], default=0)
+
+
+def _put_in_place(model: nn.Module, images: Tensor, distribution: int, stack: ExitStack) -> nn.Module | None:
     """Puts folded networks in the places of what they equal, until `stack` is closed; the module to call, or None."""
     places = list(_places(model))
     if not places:
         return None
-    with torch.no_grad():
-        expected = model(images[:2])
+    with torch.no_grad(), same_draws(images.device):
+        expected = embed(model, images, None, distribution)
     victim = model
     for owner, name, network, plan in places:
         stack.enter_context(plan.constants_of(network))
@@ -79,7 +88,7 @@ def _put_in_place(model: nn.Module, images: Tensor, stack: ExitStack) -> nn.Modu
             stack.callback(owner._modules.__setitem__, name, network)
             owner._modules[name] = plan
     with torch.no_grad():
-        found = victim(images[:2])
+        found = embed(victim, images, None, distribution)
     allowed = _ROUNDING[images.dtype] * expected.abs().max()
     return victim if bool((found - expected).abs().max() <= allowed) else None
 

@@ -22,8 +22,10 @@ def values_and_gradient(
     distribution: int = 0,
     *,
     start: bool = False,
-) -> tuple[AnyObjective, Tensor, Tensor]:
-    """The objective in use, its values `[B]`, and the gradient of their sum at `images`; inside `under_attack`.
+) -> tuple[AnyObjective, Tensor, Tensor, Tensor]:
+    """The objective in use, its values `[B]`, the gradient of their sum at `images`, and the embeddings, detached.
+
+    For the inside of `under_attack`.
 
     With `start`, the objective is asked for the one to use (`Objective.at_start`), and a gradient that is zero
     everywhere is looked into (on the CPU; on CUDA the look would wait for the device): a RuntimeWarning says where it
@@ -44,8 +46,8 @@ def values_and_gradient(
         raise _no_gradient(model)
     images.requires_grad_(False)
     if start and gradient.is_cpu and not gradient.any() and len(images):
-        embeddings = embed(model, images.requires_grad_(), segments, distribution)
-        if not _any_gradient(embeddings, images):
+        again = embed(model, images.requires_grad_(), segments, distribution)
+        if not _any_gradient(again, images):
             warnings.warn(
                 f"model: {type(model).__name__} passes a gradient of zero to all of its images, so a gradient attack "
                 "shows nothing; attack it through attacks.routes(model), or with SquareAttack",
@@ -53,7 +55,7 @@ def values_and_gradient(
                 stacklevel=3,
             )
         images.requires_grad_(False)
-    return objective, values.detach(), gradient
+    return objective, values.detach(), gradient, embeddings.detach()
 
 
 def _no_gradient(model: nn.Module) -> TypeError:

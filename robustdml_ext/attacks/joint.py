@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustdml_ext.attacks.gradient import AnyObjective
@@ -26,6 +27,7 @@ class SideBySide(nn.Module):
 
     Args:
         members: images → embeddings `[B, D_i]`; any modules, the same one twice included.
+        normalize: scale each member's embeddings to unit length, so that no member outweighs the others.
 
     Attributes:
         widths: D_1, …, D_N of the last pass.
@@ -34,18 +36,20 @@ class SideBySide(nn.Module):
         ValueError: no member.
     """
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
+    def __init__(self, members: Sequence[nn.Module], normalize: bool = False) -> None:
         super().__init__()
         if not len(members):
             raise ValueError("members: expected at least one module, got none")
         self.parts = nn.ModuleList(members)
+        self.normalize = normalize
         self.widths: list[int] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings `[B, D_1 + … + D_N]` of images `[B, C, H, W]`."""
         embeddings = [part(images) for part in self.parts]
         self.widths = [part.shape[1] for part in embeddings]
-        return torch.cat([part.to(torch.promote_types(part.dtype, torch.float32)) for part in embeddings], 1)
+        wide = [part.to(torch.promote_types(part.dtype, torch.float32)) for part in embeddings]
+        return torch.cat([F.normalize(part, dim=1) for part in wide] if self.normalize else wide, 1)
 
 
 class Summed(Objective):

@@ -28,6 +28,25 @@ class Objective:
         """The objective to use, now that the (detached) embeddings where the attack starts are known."""
         return self
 
+    def better_by(self, embeddings: Tensor, values: Tensor) -> Tensor:
+        """What decides which of a sample's iterates an attack keeps, `[B]`: small (or large) as the values are.
+
+        The values themselves, unless these stand in for something without a useful gradient. No gradient is taken.
+
+        Args:
+            embeddings: `[B, D]`.
+            values: those of the embeddings, `[B]`.
+        """
+        return values
+
+
+def merit(objective: object, embeddings: Tensor, values: Tensor) -> Tensor:
+    """`Objective.better_by` of any objective; of a mere function, its values, the very tensor."""
+    if not isinstance(objective, Objective):
+        return values
+    with torch.no_grad():
+        return objective.better_by(embeddings, values)
+
 
 class TowardsTargets(Objective):
     """Mean distance to T targets each: equation 3 of MDProp; T = 1 is the single-targeted attack (STAX).
@@ -126,6 +145,10 @@ class Joined(Objective):
         parts = torch.split(embeddings, self.sizes)
         started = [objective.at_start(part) for objective, part in zip(self.objectives, parts, strict=True)]
         return Joined(started, self.sizes)
+
+    def better_by(self, embeddings: Tensor, values: Tensor) -> Tensor:
+        parts = zip(self.objectives, embeddings.split(self.sizes), values.split(self.sizes), strict=True)
+        return torch.cat([merit(objective, part, own) for objective, part, own in parts])
 
 
 class FromStart(Objective):

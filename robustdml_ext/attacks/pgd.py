@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from robustdml_ext import ops
 from robustdml_ext.attacks.balls import better, check_ball, check_images, check_starts, start_from, uniform_noise
-from robustdml_ext.attacks.folding import faster
+from robustdml_ext.attacks.folding import faster, only_distribution
 from robustdml_ext.attacks.gradient import AnyObjective, values_and_gradient
+from robustdml_ext.attacks.objectives import merit
 from robustdml_ext.attacks.victim import check_norm_mode, embed, under_attack
 
 
@@ -33,7 +34,7 @@ class PGD:
         random_start: radius of the uniform noise that the attack starts from, in pixels, in the ball's norm.
         restarts: attacks from as many starts; each sample keeps its best. More than one needs a random start.
         keep_best: each sample keeps its best iterate (the start and the last one included) instead of the
-            last one.
+            last one. What is best, `Objective.better_by` says, as between restarts.
         norm_mode: what the victim's norm layers normalize by: `"eval"`, running statistics, or `"train"`,
             those of the batch. Neither changes the running ones.
         distribution: of an Embedder, the one attacked; `perturb` can name several.
@@ -110,7 +111,8 @@ class PGD:
         """
         check_images(images)
         passes = self.steps * self.restarts if self.norm_mode == "eval" else 0
-        with under_attack(model, self.norm_mode), faster(model, images, passes) as victim:
+        attacked = only_distribution(segments, self.distribution)
+        with under_attack(model, self.norm_mode), faster(model, images, passes, attacked) as victim:
             # A copy, as a tensor made in inference mode cannot enter a graph.
             clean = images.detach().clone()
             best: Tensor | None = None
@@ -121,11 +123,12 @@ class PGD:
                 adversarial = start_from(clean, noise, self.epsilon, self.norm)
                 direction: Tensor | None = None
                 for step in range(self.steps):
-                    objective, values, gradient = values_and_gradient(
+                    objective, values, gradient, embeddings = values_and_gradient(
                         victim, adversarial, objective, segments, self.distribution, start=restart == 0 and step == 0
                     )
                     maximize = bool(getattr(objective, "maximize", False))
                     if self.keep_best:
+                        values = merit(objective, embeddings, values)
                         best, best_values = better(adversarial, values, best, best_values, maximize)
                     if self.momentum > 0:
                         gradient = direction = self._accumulate(direction, gradient)
@@ -136,7 +139,8 @@ class PGD:
                 if not self.keep_best and self.restarts == 1:
                     return adversarial
                 with torch.no_grad():
-                    values = objective(embed(victim, adversarial, segments, self.distribution))
+                    embeddings = embed(victim, adversarial, segments, self.distribution)
+                    values = merit(objective, embeddings, objective(embeddings))
                 best, best_values = better(adversarial, values, best, best_values, maximize)
             assert best is not None
             return best

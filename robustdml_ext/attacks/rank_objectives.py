@@ -29,7 +29,8 @@ class OutOfTopK(Objective):
     No item of the class is among the k nearest exactly where max_P s < min_T s, so max_P s − min_T s is what an
     attacker wants below 0. Its gradient, though, moves one pair of items at a time, and the next one takes its place;
     the smooth maximum and minimum move all items that are about to. As they bound max and min from outside, a value
-    below 0 still proves that the query fails; the bound is off by at most τ·(log|P_i| + log k).
+    below 0 still proves that the query fails; the bound is off by at most τ·(log|P_i| + log k). Which iterate an attack
+    keeps goes by max_P s − min_T s itself.
 
     Args:
         labels: classes of the attacked images, int64 `[B]`.
@@ -82,12 +83,7 @@ class OutOfTopK(Objective):
             )
 
     def __call__(self, embeddings: Tensor) -> Tensor:
-        queries = prepare(embeddings, self.distance, detach=False).to(self._gallery.dtype)
-        with torch.autocast(queries.device.type, enabled=False):
-            if self.distance == "cosine":
-                similarity = queries @ self._gallery.T
-            else:
-                similarity = -squared_distances(queries, self._gallery)
+        similarity = self._similarity(embeddings)
         tau = self.temperature
         # Rows without any positive would have a gradient of NaN; they are put to a constant first.
         reachable = self._positive | ~self._answerable[:, None]
@@ -95,6 +91,20 @@ class OutOfTopK(Objective):
         others = similarity.masked_fill(~self._negative, -torch.inf).topk(self.k, dim=1).values
         value = nearest + tau * torch.logsumexp(-others / tau, 1)
         return torch.where(self._answerable, value, 0.0)
+
+    def better_by(self, embeddings: Tensor, values: Tensor) -> Tensor:
+        """max_P s − min_T s: below 0 exactly where the query fails, while the smooth value may still be above."""
+        similarity = self._similarity(embeddings)
+        nearest = similarity.masked_fill(~self._positive, -torch.inf).amax(1)
+        others = similarity.masked_fill(~self._negative, -torch.inf).topk(self.k, dim=1).values
+        return torch.where(self._answerable, nearest - others[:, -1], 0.0)
+
+    def _similarity(self, embeddings: Tensor) -> Tensor:
+        queries = prepare(embeddings, self.distance, detach=False).to(self._gallery.dtype)
+        with torch.autocast(queries.device.type, enabled=False):
+            if self.distance == "cosine":
+                return queries @ self._gallery.T
+            return -squared_distances(queries, self._gallery)
 
 
 class CandidateRank(Objective):

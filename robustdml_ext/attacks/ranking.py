@@ -142,16 +142,10 @@ def hinge_sums(
     for begin in range(0, len(gallery), BLOCK):
         items = gallery[begin : begin + BLOCK]
         distances = 1 - rows @ items.T if distance == "cosine" else squared_distances(rows, items)
-        ordered = distances.sort(1).values
-        sums = F.pad(ordered.double().cumsum(1), (1, 0))
-        nearer = torch.searchsorted(ordered, thresholds, right=above)
-        below = sums.gather(1, nearer)
-        if above:
-            count += len(items) - nearer
-            total += sums[:, -1:] - below
-        else:
-            count += nearer
-            total += below
+        found = _one_threshold if thresholds.shape[1] == 1 else _sorted_thresholds
+        number, sums = found(distances, thresholds, above)
+        count += number
+        total += sums
         local = left_out - begin
         here = (local >= 0) & (local < len(items))
         # The very numbers that were counted, so that rounding leaves nothing behind.
@@ -160,3 +154,21 @@ def hinge_sums(
         count -= active.sum(-1)
         total -= torch.where(active, away, 0).double().sum(-1)
     return count, total
+
+
+def _one_threshold(distances: Tensor, thresholds: Tensor, above: bool) -> tuple[Tensor, Tensor]:
+    """Number and sum `[R, 1]` of the distances beyond the threshold: one look at each, where sorting takes many."""
+    active = distances > thresholds if above else distances < thresholds
+    total = torch.where(active, distances, 0).sum(1, keepdim=True, dtype=torch.float64)
+    return active.sum(1, keepdim=True), total
+
+
+def _sorted_thresholds(distances: Tensor, thresholds: Tensor, above: bool) -> tuple[Tensor, Tensor]:
+    """Numbers and sums `[R, V]` of the distances beyond each of many thresholds, from one sort."""
+    ordered = distances.sort(1).values
+    sums = F.pad(ordered.double().cumsum(1), (1, 0))
+    nearer = torch.searchsorted(ordered, thresholds, right=above)
+    below = sums.gather(1, nearer)
+    if above:
+        return distances.shape[1] - nearer, sums[:, -1:] - below
+    return nearer, below

@@ -92,7 +92,7 @@ class SquareAttack:
             raise ValueError(f"images: expected [B, C, H, W], got shape {list(images.shape)}")
         own = generator_on(images.device, generator)
         passes = self.queries * self.restarts
-        with under_attack(model, "eval"), torch.no_grad(), faster(model, images, passes) as victim:
+        with under_attack(model, "eval"), torch.no_grad(), faster(model, images, passes, self.distribution) as victim:
             clean = images.detach().clone()
             wide = torch.promote_types(clean.dtype, torch.float32)
             radius = torch.as_tensor(self.epsilon, dtype=wide, device=clean.device).expand(len(clean))

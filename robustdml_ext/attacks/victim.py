@@ -78,6 +78,14 @@ def embed(model: nn.Module, images: Tensor, segments: Sequence[int] | None, dist
     return embeddings
 
 
+@contextmanager
+def same_draws(device: torch.device) -> Iterator[None]:
+    """What is drawn inside from PyTorch's generators, the CPU's and the device's, is drawn again afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices, device_type="cuda"):
+        yield
+
+
 def check_norm_mode(norm_mode: str) -> None:
     """Raises ValueError for an unknown norm mode."""
     if norm_mode not in NORM_MODES:

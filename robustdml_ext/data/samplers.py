@@ -53,7 +53,7 @@ class PKSampler:
             raise ValueError(
                 f"a batch of {batch_size} with {samples_per_class} images a class needs "
                 f"{self.classes_per_batch} classes, but there are only {len(self._counts)}; "
-                "lower batch_size or raise samples_per_class"
+                "lower batch_size or raise samples_per_class (validation classes are held out before: see select_on)"
             )
         self.seed = seed
         self.batches_per_epoch = batches_per_epoch or max(1, len(numbers) // batch_size)

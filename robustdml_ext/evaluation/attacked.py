@@ -23,7 +23,7 @@ from robustdml_ext.attacks import (
     under_attack,
 )
 from robustdml_ext.evaluation.ranks import nearest_right
-from robustdml_ext.evaluation.subject import Embedded, Images, Perturbation, Subject, seen_by
+from robustdml_ext.evaluation.subject import Embedded, Images, Perturbation, Subject, seen_by, without_broken
 from robustdml_ext.evaluation.suite import embed
 from robustdml_ext.evaluation.surrogate import distilled_surrogate
 from robustdml_ext.evaluation.threats import BOTH_SIDES, GALLERY, QUERIES, ThreatModel
@@ -34,7 +34,7 @@ _ALL_PAIRS = 4.0  # more than two cosines can differ by
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack led to, as the deployed model sees it.
+    """What an attack led to, as the deployed model sees it: embeddings may hold NaN or infinity.
 
     Attributes:
         embedded: of queries and gallery, attacked or clean as the threat says.
@@ -82,7 +82,7 @@ class _Run:
     ) -> None:
         self.subject, self.threat, self.route, self.chosen = subject, threat, route, chosen
         # What the attacker compares with is what this route gives, whose embeddings may be of another size.
-        self.bank = subject.clean(self.route, threat.precision, threat.distribution)
+        self.bank = subject.clean(self.route, threat.precision, threat.distribution).whole()
         self.generator = torch.Generator().manual_seed(seed)
         self.targets = self._targets()
         # A copy, as attacks in turns move it.
@@ -98,9 +98,9 @@ class _Run:
         if name.endswith("-raise"):
             return sample_targets(subject.labels, count, candidates=subject.gallery_labels, generator=self.generator)
         if name.endswith("-lower"):
-            # The items that the deployed model finds, whatever way the gradients go.
-            clean, own = subject.clean(precision=self.threat.precision), subject.own
-            return nearest_right(clean.queries, subject.labels, clean.gallery, subject.gallery_labels, own, count)
+            # The items that the deployed model finds, whatever way the gradients go and however far.
+            precision = self.threat.precision
+            return subject.remembered(("nearest right", precision, count), lambda: _nearest(subject, precision, count))
         return None
 
     def result(self) -> Attacked:
@@ -208,6 +208,13 @@ class _Run:
         return Attacked(clean, perturbation, candidates[:, None], moved)
 
 
+def _nearest(subject: Subject, precision: str, count: int) -> Tensor:
+    clean = subject.clean(precision=precision)
+    return nearest_right(
+        clean.queries, subject.labels, clean.gallery, subject.gallery_labels, subject.own, count, subject.measured_on
+    )
+
+
 def _loss(labels: Tensor, gallery: Tensor, gallery_labels: Tensor, own: Tensor | None) -> MetricLossAscent:
     """The multi-similarity loss against the gallery, each anchor without its own row.
 
@@ -226,7 +233,8 @@ def _loss(labels: Tensor, gallery: Tensor, gallery_labels: Tensor, own: Tensor |
 def _look(model: nn.Module, images: Tensor) -> Tensor:
     with under_attack(model, "eval"), torch.no_grad():
         embeddings: Tensor = model(images)
-    return embeddings.to("cpu", torch.float32)
+    # A row that is no number would leave no other image an objective.
+    return without_broken(embeddings.to("cpu", torch.float32))
 
 
 def attack_dataset(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from robustdml_ext.evaluation.figures import Figures
 from robustdml_ext.evaluation.judging import Judge
+from robustdml_ext.evaluation.subject import broken, spread
 from robustdml_ext.evaluation.suite import embed
 from robustdml_ext.evaluation.threats import ATTACKS, BOTH_SIDES, QUERIES, ThreatModel, standard_threat
 
@@ -61,7 +62,8 @@ class Plan:
 def run_checks(judge: Judge, judged: Judged, plan: Plan, attacks: Sequence[str]) -> list[dict[str, Any]]:
     """Each check as "check", "passed", "message", and its numbers; every message stands by itself.
 
-    Checks that attack anew use the attack "out" on at most 512 queries, evenly spread.
+    Checks that attack anew use the attack "out" on at most 512 queries, and those of gradients and of repetition look
+    at no more than 128; both evenly spaced over the set.
 
     Args:
         judge: with the subject.
@@ -121,10 +123,16 @@ def _gradient_checks(judge: Judge) -> list[dict[str, Any] | None]:
 
 
 def _repeat_difference(judge: Judge) -> float:
-    """Between two passes of the first batch: relative to the embeddings' length."""
-    pixels, classes, _ = next(iter(judge.subject.batches(QUERIES)))
+    """Between two passes over the judge's samples: relative to the embeddings' length."""
+    batches = [(pixels, torch.zeros(len(pixels), dtype=torch.int64)) for pixels in judge.samples]
     with judge.subject.autocast("float32"):
-        first, second = (embed(judge.subject.model, [(pixels, classes)], judge.subject.device)[0] for _ in range(2))
+        first, second = (embed(judge.subject.model, batches, judge.subject.device)[0] for _ in range(2))
+    lost = broken(first)
+    if not torch.equal(lost, broken(second)):
+        return math.inf
+    if lost.all():
+        return 0.0
+    first, second = first[~lost], second[~lost]
     return float((first - second).norm(dim=1).max() / first.norm(dim=1).max().clamp_min(1e-12))
 
 
@@ -134,14 +142,14 @@ def _finite(judge: Judge) -> dict[str, Any]:
     if routes:
         said.append(f"NaN or infinity in embeddings or gradients of: {', '.join(routes)}")
     if judge.broken:
-        said.append(f"{judge.broken} attacked images have embeddings that are NaN or infinite (counted as misses)")
+        said.append(
+            f"{judge.broken} images have embeddings that are NaN or infinite, clean or attacked (counted as misses)"
+        )
     return _result("finite", not said, "; ".join(said) or "all is finite", routes=routes, embeddings=judge.broken)
 
 
 def _subset(judge: Judge) -> Tensor:
-    count = len(judge.subject.labels)
-    taken = min(count, MOST_QUERIES)
-    return torch.linspace(0, count - 1, taken, dtype=torch.float64).round().long()
+    return spread(len(judge.subject.labels), MOST_QUERIES)
 
 
 def _recall(judge: Judge, plan: Plan, epsilon: float, norm: str, steps: int, chosen: Tensor) -> float:
@@ -185,8 +193,8 @@ def _more_steps(judge: Judge, plan: Plan, norm: str, epsilon: float) -> dict[str
 def _huge_epsilon(judge: Judge, plan: Plan, norm: str) -> dict[str, Any]:
     """Within half the pixel range every image can be made the same grey, so that nothing can be told apart."""
     chosen = _subset(judge)
-    pixels, _, _ = next(iter(judge.subject.batches(QUERIES)))
-    epsilon = HUGE_EPSILON * (math.sqrt(pixels[0].numel()) if norm == "l2" else 1)
+    numbers = math.prod(judge.subject.images_read["image_shape"][0])
+    epsilon = HUGE_EPSILON * (math.sqrt(numbers) if norm == "l2" else 1)
     value = _recall(judge, plan, epsilon, norm, max(plan.steps, 20), chosen)
     clean = _first(judge.clean.ahead[chosen])
     allowed = MOST_SURVIVORS * clean

@@ -22,6 +22,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 REFERENCE_SIZE = 224
+# Lengths shrink with the image down to this side: below, they would vanish within a pixel, and with them the blur.
+SHRINKS_TO = 64
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST = 8
 
@@ -102,7 +104,7 @@ def _generator(seed: int, name: str, severity: int, row: int) -> torch.Generator
 
 
 def _length(image: Tensor, length: float) -> float:
-    return length * min(image.shape[-2:]) / REFERENCE_SIZE
+    return length * max(min(image.shape[-2:]), SHRINKS_TO) / REFERENCE_SIZE
 
 
 def _gaussian_noise(image: Tensor, deviation: float, generator: torch.Generator) -> Tensor:

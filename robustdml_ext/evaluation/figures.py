@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from robustdml_ext.evaluation.attacked import Attacked
 from robustdml_ext.evaluation.ranks import ahead_with_moved, normalized_ranks, right_ahead
 from robustdml_ext.evaluation.subject import Embedded, Subject
-from robustdml_ext.evaluation.suite import DEFAULT_GROUPS, GROUPS, evaluate
-from robustdml_ext.evaluation.threats import BOTH_SIDES
+from robustdml_ext.evaluation.suite import GROUPS, _groups, evaluate
+from robustdml_ext.evaluation.threats import BOTH_SIDES, ThreatModel
 
 # Of these a defender wants little; of the others, much.
 SMALL_IS_GOOD = ("pi_intra", "pi_ratio", "eer", "rho_spectrum")
@@ -58,51 +58,75 @@ class Figures:
 
 
 def measure(subject: Subject, embedded: Embedded, wanted: Wanted) -> Figures:
-    """The figures of embeddings that are all clean, or all attacked."""
+    """The figures of embeddings that are all clean, or all attacked.
+
+    Embeddings that are not finite find nothing and are not found; figures of clusters have zero vectors in their place.
+    """
     ahead = _ahead(subject, embedded)
     metrics = recalls(ahead, wanted)
     if wanted.groups:
+        whole = embedded.whole()
         separate: dict[str, Any] = {}
         if subject.separate:
-            separate = {"gallery": embedded.gallery, "gallery_labels": subject.gallery_labels}
+            separate = {"gallery": whole.gallery, "gallery_labels": subject.gallery_labels}
         metrics |= evaluate(
-            embedded.queries,
+            whole.queries,
             subject.labels,
             **separate,
             clustering=wanted.clustering,
             seed=wanted.seed,
-            device=subject.device,
+            device=subject.measured_on,
             metrics=wanted.groups,
         )
     return Figures(metrics, ahead)
 
 
-def measure_attacked(subject: Subject, attacked: Attacked, side: str, wanted: Wanted) -> Figures:
-    """The figures under an attack on `side`: those of clusters only where everything is attacked alike."""
-    embedded = attacked.embedded
-    if side == BOTH_SIDES:
+def measure_attacked(subject: Subject, attacked: Attacked, threat: ThreatModel, wanted: Wanted) -> Figures:
+    """The figures under an attack: those of clusters only where everything is attacked alike."""
+    embedded, raised = attacked.embedded, is_raised(threat)
+    if threat.attacked_side == BOTH_SIDES:
         return measure(subject, embedded, wanted)
     ranks = None
     if attacked.moved is not None and attacked.candidates is not None:
-        ahead, ranks = ahead_with_moved(
-            embedded.queries, subject.labels, embedded.gallery, subject.gallery_labels, subject.own,
-            attacked.candidates[:, 0], attacked.moved,
-        )  # fmt: skip
+        ahead, ranks = _with_moved(subject, embedded, attacked.candidates[:, 0], attacked.moved, raised)
     else:
         ahead = _ahead(subject, embedded, same=False)
         if attacked.candidates is not None:
-            ranks = normalized_ranks(embedded.queries, embedded.gallery, attacked.candidates, subject.own)
+            ranks = _ranks(subject, embedded, attacked.candidates, raised)
     metrics = recalls(ahead, wanted)
     if ranks is not None:
         metrics["rank"] = float(ranks.mean())
     return Figures(metrics, ahead, ranks)
 
 
-def clean_ranks(subject: Subject, attacked: Attacked) -> float:
-    """The mean normalized rank that an attack's candidates have in clean retrieval."""
+def clean_ranks(subject: Subject, attacked: Attacked, threat: ThreatModel) -> float:
+    """The mean normalized rank that an attack's candidates have in clean retrieval, counted as under the attack."""
     assert attacked.candidates is not None
-    clean = subject.clean()
-    return float(normalized_ranks(clean.queries, clean.gallery, attacked.candidates, subject.own).mean())
+    clean, raised = subject.clean(), is_raised(threat)
+    if attacked.moved is None:
+        return float(_ranks(subject, clean, attacked.candidates, raised).mean())
+    candidates = attacked.candidates[:, 0]
+    return float(_with_moved(subject, clean, candidates, clean.gallery[candidates], raised)[1].mean())
+
+
+def is_raised(threat: ThreatModel) -> bool:
+    """Whether the attack is after a small rank of its candidates."""
+    return threat.name.endswith("-raise")
+
+
+def _ranks(subject: Subject, embedded: Embedded, candidates: Tensor, raised: bool) -> Tensor:
+    return normalized_ranks(
+        embedded.queries, embedded.gallery, candidates, subject.own, subject.measured_on, raised=raised
+    )
+
+
+def _with_moved(
+    subject: Subject, embedded: Embedded, candidates: Tensor, moved: Tensor, raised: bool
+) -> tuple[Tensor, Tensor]:
+    return ahead_with_moved(
+        embedded.queries, subject.labels, embedded.gallery, subject.gallery_labels, subject.own,
+        candidates, moved, subject.measured_on, raised=raised,
+    )  # fmt: skip
 
 
 def worst(found: Sequence[Figures], wanted: Wanted, *, raised: bool = False) -> Figures:
@@ -131,6 +155,27 @@ def worst(found: Sequence[Figures], wanted: Wanted, *, raised: bool = False) -> 
     return Figures(metrics, ahead, ranks)
 
 
+def worst_cases(
+    judged: Mapping[tuple[str, float, str], Figures], clean: Figures, wanted: Wanted
+) -> dict[tuple[str, float], Figures]:
+    """(norm, ε) → the worst of all attacks of that norm with at most that ε, and of no attack, for each query.
+
+    Within a ball lie all smaller ones: what breaks a query at a smaller ε breaks it at a larger one, found or not.
+
+    Args:
+        judged: (norm, ε, attack) → its figures.
+        clean: without an attack, which a query that is wrong already does not need.
+        wanted: which figures.
+    """
+    found: dict[tuple[str, float], Figures] = {}
+    for norm in dict.fromkeys(norm for norm, _, _ in judged):
+        before = clean
+        for epsilon in sorted({radius for other, radius, _ in judged if other == norm}):
+            here = [figures for (n, radius, _), figures in judged.items() if (n, radius) == (norm, epsilon)]
+            before = found[norm, epsilon] = worst([before, *here], wanted)
+    return found
+
+
 def wanted_of(
     recall_at: Sequence[int], clustering: bool, seed: int, metrics: str | Sequence[str] = "default"
 ) -> Wanted:
@@ -139,16 +184,8 @@ def wanted_of(
     Raises:
         ValueError: an unknown group, or a depth below 1.
     """
-    if isinstance(metrics, str):
-        metrics = {"default": DEFAULT_GROUPS, "all": GROUPS}.get(metrics, (metrics,))
-    unknown = [name for name in metrics if name not in GROUPS]
-    if unknown:
-        raise ValueError(
-            f"metrics: expected 'default', 'all' or groups of {', '.join(GROUPS)}; got {', '.join(unknown)}"
-        )
-    groups = tuple(name for name in metrics if name != "recall")
-    if not clustering:
-        groups = tuple(name for name in groups if name not in ("clustering", "ami"))
+    asked = _groups(metrics, clustering)
+    groups = tuple(name for name in GROUPS if name in asked and name != "recall")
     return Wanted(tuple(sorted({1, *recall_at})), clustering, seed, groups)
 
 
@@ -159,7 +196,7 @@ def recalls(ahead: Tensor, wanted: Wanted) -> dict[str, float]:
 
 def _ahead(subject: Subject, embedded: Embedded, same: bool = True) -> Tensor:
     """Items ahead, with `same` of queries that are the gallery where no other one is given."""
-    device = subject.device if subject.device.type != "mps" else torch.device("cpu")  # has no float64
+    device = subject.measured_on
     queries, labels = embedded.queries.to(device), subject.labels.to(device)
     if same and not subject.separate:
         return right_ahead(queries, labels, None, None, True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,16 +12,27 @@ from torch import Tensor, nn
 
 from robustdml_ext.attacks import routes, under_attack
 from robustdml_ext.evaluation.attacked import Attacked, attack_subject, one_route
-from robustdml_ext.evaluation.figures import Figures, Wanted, clean_ranks, measure, measure_attacked, recalls, worst
+from robustdml_ext.evaluation.figures import (
+    Figures,
+    Wanted,
+    clean_ranks,
+    is_raised,
+    measure,
+    measure_attacked,
+    recalls,
+    worst,
+)
 from robustdml_ext.evaluation.score import relative
-from robustdml_ext.evaluation.subject import Subject
+from robustdml_ext.evaluation.subject import Subject, broken
 from robustdml_ext.evaluation.surrogate import distilled_surrogate
 from robustdml_ext.evaluation.threats import BOTH_SIDES, EVERY_ROUTE, QUERIES, ThreatModel
+
+_MOST_SAMPLES = 128
 
 
 @dataclass(frozen=True)
 class Flow:
-    """What a route's gradients look like on the first images.
+    """What a route's gradients look like on some images, evenly spaced over the queries.
 
     Attributes:
         flows: there is a gradient at all.
@@ -49,9 +60,10 @@ class Judge:
     wanted: Wanted
     seed: int = 0
     surrogate: nn.Module | None = None
-    broken: int = field(default=0, init=False)
+    _lost: Tensor | None = field(default=None, init=False)
     _clean: Figures | None = field(default=None, init=False)
     _flows: dict[str, Flow] | None = field(default=None, init=False)
+    _samples: list[Tensor] | None = field(default=None, init=False)
     _known: dict[str, nn.Module] = field(default_factory=dict, init=False)
 
     @property
@@ -62,10 +74,19 @@ class Judge:
         return self._clean
 
     @property
+    def samples(self) -> list[Tensor]:
+        """Batches of at most 128 queries' pixels in all, evenly spaced over the set."""
+        if self._samples is None:
+            self._samples = [pixels for pixels, _ in self.subject.sample(QUERIES, _MOST_SAMPLES)]
+        return self._samples
+
+    @property
     def flows(self) -> dict[str, Flow]:
         """Of each route, whether gradients come through."""
         if self._flows is None:
-            self._flows = {name: _flow(self.subject, route, self.seed) for name, route in self._routes().items()}
+            self._flows = {
+                name: _flow(route, self.samples, self.subject, self.seed) for name, route in self._routes().items()
+            }
         return self._flows
 
     def _routes(self) -> Mapping[str, nn.Module]:
@@ -73,6 +94,11 @@ class Judge:
             # Kept, as some of them are made anew at each call, and their clean embeddings are kept by module.
             self._known = routes(self.subject.model)
         return self._known
+
+    @property
+    def _under_attack(self) -> Wanted:
+        """The figures of attacked images: all but the equal error rate, which at N² pairs takes as long as an attack."""
+        return replace(self.wanted, groups=tuple(name for name in self.wanted.groups if name != "verification"))
 
     def ways(self, threat: ThreatModel) -> dict[str, nn.Module]:
         """The modules whose gradients the threat uses, by name; none where no gradient comes through."""
@@ -94,19 +120,20 @@ class Judge:
         began = time.perf_counter()
         attacked, found = {}, {}
         for name, route in self.ways(threat).items():
-            attacked[name] = self._finite(attack_subject(self.subject, threat, self.seed, route=route, chosen=chosen))
-            found[name] = measure_attacked(self.subject, attacked[name], threat.attacked_side, self.wanted)
+            attacked[name] = attack_subject(self.subject, threat, self.seed, route=route, chosen=chosen)
+            self._note(attacked[name])
+            found[name] = measure_attacked(self.subject, attacked[name], threat, self._under_attack)
         side, clean = threat.attacked_side, self.clean
         if not found:
             # Without a gradient there is no attack, which a check reports.
             found = {"none": clean if side == BOTH_SIDES else Figures(recalls(clean.ahead, self.wanted), clean.ahead)}
-        figures = worst(list(found.values()), self.wanted, raised=threat.name.endswith("-raise"))
+        figures = worst(list(found.values()), self.wanted, raised=is_raised(threat))
         if chosen is not None:
             ahead = figures.ahead[chosen]
             figures = Figures(recalls(ahead, self.wanted), ahead)
         before = {name: value for name, value in clean.metrics.items() if name in figures.metrics}
         if "rank" in figures.metrics:
-            before["rank"] = clean_ranks(self.subject, next(iter(attacked.values())))
+            before["rank"] = clean_ranks(self.subject, next(iter(attacked.values())), threat)
         entry = entry_of(
             threat.name,
             figures.metrics,
@@ -118,13 +145,25 @@ class Judge:
         )
         return figures, entry
 
-    def _finite(self, attacked: Attacked) -> Attacked:
-        """Embeddings that are not finite become zero vectors, which find nothing, and are counted."""
-        for embeddings in {id(x): x for x in (attacked.embedded.queries, attacked.embedded.gallery)}.values():
-            self.broken += _zero_broken(embeddings)
-        if attacked.moved is not None:
-            self.broken += _zero_broken(attacked.moved)
-        return attacked
+    @property
+    def broken(self) -> int:
+        """How many images had an embedding that was not finite, clean or under any attack so far."""
+        return int(self._seen_broken().sum())
+
+    def _seen_broken(self) -> Tensor:
+        if self._lost is None:
+            clean = self.subject.clean()
+            self._lost = broken(clean.all())
+        return self._lost
+
+    def _note(self, attacked: Attacked) -> None:
+        lost, embedded = self._seen_broken(), attacked.embedded
+        # The gallery's rows begin behind the queries', or are the same.
+        first = len(embedded.queries) if self.subject.separate else 0
+        lost[: len(embedded.queries)] |= broken(embedded.queries)
+        lost[first:] |= broken(embedded.gallery)
+        if attacked.moved is not None and attacked.candidates is not None:
+            lost[first + attacked.candidates[broken(attacked.moved), 0]] = True
 
 
 def entry_of(
@@ -152,6 +191,13 @@ def entry_of(
     }
 
 
+def worst_entry(norm: str, epsilon: float, figures: Figures, attacks: Sequence[str], clean: Figures) -> dict[str, Any]:
+    """The entry of the worst of some attacks at one ε, as `figures.worst_cases` found it."""
+    threat = {"name": "worst", "epsilon": epsilon, "norm": norm, "attacks": list(attacks)}
+    before = {name: clean.metrics[name] for name in figures.metrics if name in clean.metrics}
+    return entry_of("worst", figures.metrics, before, threat=threat)
+
+
 def _perturbation(attacked: Mapping[str, Attacked]) -> dict[str, float]:
     """The largest over routes, and the mean of their means."""
     every = [one.perturbation.figures() for one in attacked.values()]
@@ -162,27 +208,25 @@ def _perturbation(attacked: Mapping[str, Attacked]) -> dict[str, float]:
     return {key: (largest | mean)[key] for key in ("linf_max", "linf_mean", "l2_max", "l2_mean")}
 
 
-def _zero_broken(embeddings: Tensor) -> int:
-    broken = ~embeddings.isfinite().all(1)
-    if broken.any():
-        embeddings[broken] = 0.0
-    return int(broken.sum())
-
-
-def _flow(subject: Subject, route: nn.Module, seed: int) -> Flow:
+def _flow(route: nn.Module, samples: Sequence[Tensor], subject: Subject, seed: int) -> Flow:
     """Gradients of a random projection of the embeddings, which no objective can have switched off, near the images."""
-    pixels, _, _ = next(iter(subject.batches(QUERIES)))
     generator = torch.Generator().manual_seed(seed)
-    noise = (torch.rand(pixels.shape, generator=generator) * 2 - 1) * (2 / 255)
-    images = (pixels.detach() + noise.to(pixels)).clamp(0, 1)
+    flows, finite = False, True
+    zero: list[Tensor] = []
     with subject.autocast("float32"), under_attack(route, "eval"):
-        images = images.clone().requires_grad_()
-        embeddings = route(images)
-        if not embeddings.requires_grad:
-            return Flow(False, 1.0, bool(embeddings.isfinite().all()))
-        direction = torch.randn(embeddings.shape, generator=generator).to(embeddings)
-        (gradient,) = torch.autograd.grad((embeddings * direction).sum(), images, allow_unused=True)
-    if gradient is None:
-        return Flow(False, 1.0, bool(embeddings.isfinite().all()))
-    zero = (gradient.flatten(1) == 0).all(1).double().mean()
-    return Flow(True, float(zero), bool(gradient.isfinite().all() and embeddings.isfinite().all()))
+        for pixels in samples:
+            noise = (torch.rand(pixels.shape, generator=generator) * 2 - 1) * (2 / 255)
+            images = (pixels.detach() + noise.to(pixels)).clamp(0, 1).requires_grad_()
+            embeddings = route(images)
+            finite &= bool(embeddings.isfinite().all())
+            direction = torch.randn(embeddings.shape, generator=generator).to(embeddings)
+            gradient = None
+            if embeddings.requires_grad:
+                (gradient,) = torch.autograd.grad((embeddings * direction).sum(), images, allow_unused=True)
+            if gradient is None:
+                zero.append(torch.ones(len(pixels), dtype=torch.bool))
+                continue
+            flows = True
+            finite &= bool(gradient.isfinite().all())
+            zero.append((gradient.flatten(1) == 0).all(1).cpu())
+    return Flow(flows, float(torch.cat(zero).double().mean()), finite)

@@ -15,7 +15,7 @@ from robustdml_ext.evaluation.score import fingerprint
 from robustdml_ext.evaluation.subject import Subject
 from robustdml_ext.evaluation.threats import ATTACKS, DISTILLED, ThreatModel, check_names, standard_threat
 
-SUITE = "robustdml-suite-1"
+SUITE = "robustdml-suite-2"
 
 
 def radii_of(norms: Sequence[str], linf: Sequence[float], l2: Sequence[float]) -> dict[str, list[float]]:
@@ -118,6 +118,7 @@ def protocol_of(
         "images": len(subject.labels),
         "gallery": len(subject.gallery_labels) if subject.separate else None,
         "labels": labels.hexdigest()[:16],
+        **subject.images_read,
         "recall_at": list(wanted.recall_at),
     }
     return content | {"fingerprint": fingerprint(content)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from robustdml_ext.evaluation.attacked import attack_dataset, attack_subject
 from robustdml_ext.evaluation.checks import Plan, run_checks
 from robustdml_ext.evaluation.corruptions import SEVERITIES, check_corruption, corrupted, parse
-from robustdml_ext.evaluation.figures import Figures, Wanted, measure, measure_attacked, wanted_of, worst
-from robustdml_ext.evaluation.judging import Judge, entry_of
+from robustdml_ext.evaluation.figures import Figures, measure, measure_attacked, wanted_of, worst_cases
+from robustdml_ext.evaluation.judging import Judge, entry_of, worst_entry
 from robustdml_ext.evaluation.protocol import protocol_of, radii_of, threats_of, varied
 from robustdml_ext.evaluation.score import RobustnessReport, area_under_curve
 from robustdml_ext.evaluation.subject import Embedded, Images, Subject
@@ -27,7 +27,6 @@ __all__ = ["ThreatModel", "attack_dataset", "evaluate_under", "judge_robustness"
 EPSILONS = (4 / 255, 8 / 255, 16 / 255)
 L2_EPSILONS = (0.25, 0.5, 1.0)
 EAT_EPSILONS = tuple(epsilon / 255 for epsilon in (8, 12, 16, 20, 24, 28, 32))  # figure 3 of EAT
-EAT_STEPS = (1, 2, 5, 10, 20, 40)
 
 Progress = Callable[[str, int, int], None]
 
@@ -71,6 +70,9 @@ def judge_robustness(
     figures stand beside it. Attacks on queries alone are searched in the clean gallery, each query's own image left out
     by its index. The model is left as it was. Nothing of size [N, N] is made.
 
+    The worst case at an ε counts what any attack did at that ε or at a smaller one of the norm, whose ball lies within;
+    an attack's own figures are its own. An embedding that is not finite, clean or attacked, is a miss.
+
     Args:
         model: images `[B, C, H, W]` in [0, 1] → embeddings `[B, D]`; any module. Cosine distance is judged.
         images: the queries: a split of `robustdml_ext.data`, any torch data set of (image, label), or batches that can
@@ -94,7 +96,8 @@ def judge_robustness(
         checks: look for signs that attacks fail for another reason than robustness (`CHECKS`).
         recall_at: depths k of Recall@k; 1 is always among them.
         clustering: k-means, NMI and F1, wherever all images are attacked alike.
-        metrics: groups of figures, as `evaluation.evaluate`, wherever all images are attacked alike.
+        metrics: groups of figures, as `evaluation.evaluate`, wherever all images are attacked alike; "verification" of
+            clean and corrupted images alone.
         batch_size: of what is no iterable of batches already.
         device: where the model is; default: where its first parameter is.
         progress: called with a name, a number from 1, and their total, before each attack and corruption,
@@ -102,7 +105,8 @@ def judge_robustness(
 
     Raises:
         TypeError: images can be read only once.
-        ValueError: an unknown name, a number out of its range, one class only, or images in another order each time.
+        ValueError: an unknown name, a number out of its range, corruptions without severities, one class only, images
+            in another order each time, or a model none of whose clean embeddings is finite.
     """
     changes: dict[str, object] = {
         "restarts": restarts, "norm_mode": norm_mode, "precision": precision, "keep_best": keep_best,
@@ -113,6 +117,8 @@ def judge_robustness(
     radii = radii_of(norms, epsilons, l2_epsilons)
     threats = threats_of(attacks, radii, steps, {**changes, "targets": targets, "k": k, "queries": queries}, surrogate)
     names = parse(corruptions)
+    if names and not severities:
+        raise ValueError("severities: expected at least one of 1 to 5 for corruptions, got none")
     for severity in severities:
         check_corruption("jpeg", severity)
     wanted = wanted_of(recall_at, clustering, seed, metrics)
@@ -130,7 +136,12 @@ def judge_robustness(
         figures, entry = judge.attack(threat)
         judged[threat.norm, threat.epsilon, threat.name] = figures
         entries.append(entry)
-    curves = _worst_cases(judged, clean, wanted, entries)
+    cases = worst_cases(judged, clean, wanted)
+    curves: dict[str, dict[float, float]] = {}
+    for (norm, epsilon), figures in cases.items():
+        here = [name for n, radius, name in judged if (n, radius) == (norm, epsilon)]
+        entries.append(worst_entry(norm, epsilon, figures, here, clean))
+        curves.setdefault(norm, {})[epsilon] = figures.metrics["recall@1"]
     if names:
         entries += _corruption_entries(judge, names, severities, lambda name, i: report(name, len(threats) + i, total))
     found: list[dict[str, Any]] = []
@@ -142,8 +153,8 @@ def judge_robustness(
         norm: area_under_curve(clean.metrics["recall@1"], curve) for norm, curve in curves.items() if max(curve) > 0
     }
     survivors = {key: (figures.ahead < 1) for key, figures in judged.items()}
-    for (norm, epsilon), ahead in _worst_ahead(judged, clean).items():
-        survivors[norm, epsilon, "worst"] = ahead < 1
+    for (norm, epsilon), figures in cases.items():
+        survivors[norm, epsilon, "worst"] = figures.ahead < 1
     return RobustnessReport(
         entries=entries,
         checks=found,
@@ -254,34 +265,11 @@ def evaluate_under(
         return judge.attack(threat)[0].metrics
     subject = Subject(model, images, batch_size=batch_size, device=device)
     attacked = attack_subject(subject, threat, seed)
-    return measure_attacked(subject, attacked, threat.attacked_side, wanted).metrics
+    return measure_attacked(subject, attacked, threat, wanted).metrics
 
 
 def _silent(name: str, number: int, total: int) -> None:
     pass
-
-
-def _worst_ahead(judged: Mapping[tuple[str, float, str], Figures], clean: Figures) -> dict[tuple[str, float], Tensor]:
-    found: dict[tuple[str, float], Tensor] = {}
-    for (norm, epsilon, _), figures in judged.items():
-        found[norm, epsilon] = torch.maximum(found.get((norm, epsilon), clean.ahead), figures.ahead)
-    return found
-
-
-def _worst_cases(
-    judged: Mapping[tuple[str, float, str], Figures], clean: Figures, wanted: Wanted, entries: list[dict[str, Any]]
-) -> dict[str, dict[float, float]]:
-    """Appends the entries of the worst case of all attacks, for each query; gives norm → ε → its Recall@1."""
-    curves: dict[str, dict[float, float]] = {}
-    for norm, epsilon in dict.fromkeys((norm, epsilon) for norm, epsilon, _ in judged):
-        here = {name: one for (n, e, name), one in judged.items() if (n, e) == (norm, epsilon)}
-        # A query that is wrong already needs no attack.
-        figures = worst([clean, *here.values()], wanted)
-        threat = {"name": "worst", "epsilon": epsilon, "norm": norm, "attacks": list(here)}
-        before = {name: clean.metrics[name] for name in figures.metrics if name in clean.metrics}
-        entries.append(entry_of("worst", figures.metrics, before, threat=threat))
-        curves.setdefault(norm, {})[epsilon] = figures.metrics["recall@1"]
-    return curves
 
 
 def _corruption_entries(

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,8 @@ from torch import Tensor
 DEFINITION = (
     "The mean over norms of the area under worst-case Recall@1 against epsilon, from 0 (clean) to the largest epsilon, "
     "by trapezoids, divided by the largest epsilon. Worst case: a query counts where its nearest item is of its class "
-    "both clean and under every attack of the list, through every route. In [0, 1]; 1 is a model that no attack harms."
+    "both clean and under every attack of the list, through every route, at that epsilon and at every smaller one of "
+    "the norm, as a ball holds all smaller ones. In [0, 1]; 1 is a model that no attack harms."
 )
 
 
@@ -50,6 +52,7 @@ class RobustnessReport:
 
     Attributes:
         entries: first the clean figures, then one of each attack at each ε, the worst case at each ε, and corruptions.
+            The worst case at an ε is no better than at a smaller one of the norm; a single attack's figures may be.
             Keys: "attack" (a name of `ATTACKS`, "clean", "worst", or "corruption"), "threat" (a `ThreatModel` as a
             dictionary, or None), "corruption" (None, or {"name", "severity"}; "mean" over all), "metrics", "clean" (the
             same figures unattacked), "relative" (metrics / clean), "perturbation" (pixels), "routes" (each route's own
@@ -59,7 +62,8 @@ class RobustnessReport:
             same.
         score: as `DEFINITION` says, in [0, 1]; NaN where no attack was asked for.
         areas: norm → the area of that norm.
-        survivors: (norm, ε, attack) → which queries still have a right item first, bool `[N]`. Not in the JSON.
+        survivors: (norm, ε, attack) → which queries still have a right item first, bool `[N]`; of the attack "worst",
+            which have lost it at no smaller ε either. Not in the JSON.
     """
 
     entries: list[dict[str, Any]]
@@ -79,13 +83,14 @@ class RobustnessReport:
         content = {
             "score": self.score,
             "score_definition": DEFINITION,
+            "score_doubtful": bool(self.warnings),
             "areas": self.areas,
             "protocol": self.protocol,
             "entries": self.entries,
             "checks": self.checks,
             "warnings": self.warnings,
         }
-        cleaned = _finite(content)
+        cleaned = json_ready(content)
         assert isinstance(cleaned, dict)
         return cleaned
 
@@ -136,6 +141,8 @@ def rank_models(
 ) -> list[tuple[str, float]]:
     """Models by their robustness score, the most robust first; equal ones by name.
 
+    A report with warnings is warned of (UserWarning): its attacks may have failed for another reason than robustness.
+
     Args:
         reports: model's name → its report, or that report's JSON.
 
@@ -149,6 +156,8 @@ def rank_models(
     }
     first: tuple[str, dict[str, Any]] | None = None
     for name, report in read.items():
+        if report.warnings:
+            warnings.warn(f"the score of {name} is doubtful: {'; '.join(report.warnings)}", stacklevel=2)
         if math.isnan(report.score):
             raise ValueError(f"reports: {name} has no score, as it was not attacked")
         if first is None:
@@ -173,9 +182,13 @@ def relative(attacked: Mapping[str, float], clean: Mapping[str, float]) -> dict[
     return found
 
 
-def _finite(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
+    """A figure, or dictionaries and sequences of figures, of what JSON has: NaN and infinities become None.
+
+    Keys become strings, sequences lists; what is neither is passed on as it is.
+    """
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(item) for item in value]
+        return [json_ready(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

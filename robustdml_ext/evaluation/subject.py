@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,14 +44,38 @@ class Perturbation:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Embeddings, float32 on the CPU, of the queries `[N, D]` and the gallery `[M, D]` (the queries, without one)."""
+    """Embeddings, float32 on the CPU, of the queries `[N, D]` and the gallery `[M, D]` (the queries, without one).
+
+    As the model gave them: a row may hold NaN or infinity.
+    """
 
     queries: Tensor
     gallery: Tensor
 
+    def whole(self) -> Embedded:
+        """The same with zeros in every row that is not finite, for what can compute with numbers alone."""
+        queries = without_broken(self.queries)
+        return Embedded(queries, queries if self.gallery is self.queries else without_broken(self.gallery))
+
     def all(self) -> Tensor:
         """The queries' and then the gallery's, `[N + M, D]`; the queries' alone where they are the gallery."""
         return self.queries if self.gallery is self.queries else torch.cat([self.queries, self.gallery])
+
+
+def broken(embeddings: Tensor) -> Tensor:
+    """Which rows hold a NaN or an infinity, bool `[N]`."""
+    return ~embeddings.isfinite().all(1)
+
+
+def without_broken(embeddings: Tensor) -> Tensor:
+    """The embeddings with zeros in rows that hold a NaN or an infinity; themselves where there is none."""
+    rows = broken(embeddings)
+    return embeddings.masked_fill(rows[:, None], 0.0) if rows.any() else embeddings
+
+
+def spread(count: int, most: int) -> Tensor:
+    """At most so many of `count` rows, evenly spaced from the first to the last, int64: sets are sorted by class."""
+    return torch.linspace(0, count - 1, min(count, most), dtype=torch.float64).round().long()
 
 
 class Subject:
@@ -84,6 +111,33 @@ class Subject:
         self.sources = (images,) if gallery is None else (images, gallery)
         self._kept: dict[tuple[int, str, int], tuple[nn.Module, Embedded]] = {}
         self._labels: list[Tensor] = []
+        self._records: list[_Record] = []
+        self._remembered: dict[Hashable, Tensor] = {}
+
+    @property
+    def measured_on(self) -> torch.device:
+        """Where figures are computed, in float64: the subject's device, but for mps, which has no float64."""
+        return torch.device("cpu") if self.device.type == "mps" else self.device
+
+    @property
+    def images_read(self) -> dict[str, list[Any]]:
+        """What the clean pass read, of the queries and of a separate gallery.
+
+        "batch_lengths" (runs of [how many batches, images in each]), "image_shape" (of the first image), and "pixels",
+        a digest, the same wherever and however the same pixels are read.
+        """
+        self._known_labels()
+        return {
+            "batch_lengths": [record.runs() for record in self._records],
+            "image_shape": [list(record.shape) for record in self._records],
+            "pixels": [record.digest.hexdigest()[:16] for record in self._records],
+        }
+
+    def remembered(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What does not change from attack to attack, made when first asked for."""
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        return self._remembered[key]
 
     @property
     def labels(self) -> Tensor:
@@ -111,13 +165,27 @@ class Subject:
         return self._labels
 
     def clean(self, model: nn.Module | None = None, precision: str = "float32", distribution: int = 0) -> Embedded:
-        """Clean embeddings by `model`, the judged one by default; computed when first asked for."""
+        """Clean embeddings by `model`, the judged one by default; computed when first asked for.
+
+        Raises:
+            ValueError: no embedding of the judged model is finite.
+        """
         model = self.model if model is None else model
         key = (id(model), precision, distribution)
         if key not in self._kept:
             looking = seen_by(model, distribution)
+            records = [_Record() for _ in self.sources]
             with self.autocast(precision):
-                found = [embed(looking, source, self.device, batch_size=self.batch_size) for source in self.sources]
+                found = [
+                    embed(looking, record.watch(_batches(source, self.batch_size)), self.device)
+                    for record, source in zip(records, self.sources, strict=True)
+                ]
+            if model is self.model and all(broken(embeddings).all() for embeddings, _ in found):
+                raise ValueError(
+                    f"model: {type(model).__name__} embeds every image as NaN or infinity; expected finite embeddings"
+                )
+            if not self._records:
+                self._records = records
             self._labels = [labels for _, labels in found]
             # With the model, whose id would otherwise be free for another one.
             self._kept[key] = model, Embedded(found[0][0], found[-1][0])
@@ -144,6 +212,66 @@ class Subject:
                     raise ValueError("images: came in another order the second time; switch shuffling off")
                 done = rows.stop
                 yield pixels.to(self.device), classes, torch.arange(rows.start, rows.stop)
+
+    def sample(self, side: str, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pixels and rows of at most so many images of one side, evenly spaced over all of it; every one is read.
+
+        In batches no longer than the images' own, so that whatever can embed these can embed those.
+        """
+        count = {BOTH_SIDES: len(self.all_labels), QUERIES: len(self.labels), GALLERY: len(self.gallery_labels)}[side]
+        wanted = spread(count, most)
+        longest = max(length for record in self._records for length in record.lengths)
+        waiting: list[tuple[Tensor, Tensor]] = []
+
+        def joined() -> tuple[Tensor, Tensor]:
+            pixels, rows = (torch.cat(parts) for parts in zip(*waiting, strict=True))
+            waiting.clear()
+            return pixels, rows
+
+        for pixels, _, rows in self.batches(side):
+            chosen = torch.isin(rows, wanted)
+            if not chosen.any():
+                continue
+            part = pixels[chosen.to(pixels.device)], rows[chosen]
+            held = sum(len(taken) for _, taken in waiting)
+            if waiting and (held + len(part[1]) > longest or waiting[0][0].shape[1:] != pixels.shape[1:]):
+                yield joined()
+            waiting.append(part)
+        if waiting:
+            yield joined()
+
+
+class _Record:
+    """What a pass over images saw of them."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self.shape: tuple[int, ...] = ()
+        self.digest = hashlib.sha256()
+
+    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same batches, looked at as they pass."""
+        for pixels, classes in batches:
+            if len(pixels):
+                self.shape = self.shape or tuple(pixels.shape[1:])
+                self.lengths.append(len(pixels))
+                self.digest.update(_sums(pixels))
+            yield pixels, classes
+
+    def runs(self) -> list[list[int]]:
+        """[how many batches, images in each] of batches of one length that follow each other."""
+        return [[len(list(run)), length] for length, run in itertools.groupby(self.lengths)]
+
+
+def _sums(pixels: Tensor) -> bytes:
+    """A batch's sum of pixels, and that of its images' sums times their places.
+
+    Added in float64 and rounded to float32, so that the order in which a device adds leaves no trace.
+    """
+    here = pixels.detach().cpu() if pixels.device.type == "mps" else pixels.detach()
+    sums = here.flatten(1).sum(1, dtype=torch.float64)
+    places = torch.arange(1, len(sums) + 1, dtype=torch.float64, device=sums.device)
+    return torch.stack([sums.sum(), (sums * places).sum()]).float().cpu().numpy().tobytes()
 
 
 class Under(nn.Module):

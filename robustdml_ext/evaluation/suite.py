@@ -142,9 +142,9 @@ def embed(
     """Embeddings float32 [N, D] and labels int64 [N], on the CPU, of every image in order.
 
     `images`: a split of `robustdml_ext.data` (read without augmentation), any torch data set of (image,
-    label), or an iterable of batches (images [B, C, H, W], labels [B]); `batch_size` counts for the first
-    two. The model runs in eval mode without gradients, and every module's mode is put back afterwards.
-    `device` says where the model is; default: where its first parameter is.
+    label), a pair of arrays (images [N, C, H, W], labels [N]), or an iterable of batches (images [B, C, H, W],
+    labels [B]), for which `batch_size` does not count. The model runs in eval mode without gradients, and every
+    module's mode is put back afterwards. `device` says where the model is; default: where its first parameter is.
 
     Raises: TypeError where the model does not give one vector an image; ValueError where there are no images.
     """
@@ -178,4 +178,9 @@ def _batches(
         return images.iterate(batch_size)
     if isinstance(images, Dataset):
         return DataLoader(images, batch_size, generator=torch.Generator())
+    if isinstance(images, tuple) and len(images) == 2 and all(hasattr(part, "shape") for part in images):
+        pixels, labels = (torch.as_tensor(part) for part in images)
+        if len(pixels) != len(labels):
+            raise ValueError(f"images: expected as many labels as images, got {len(pixels)} and {len(labels)}")
+        return list(zip(pixels.split(batch_size), labels.split(batch_size), strict=True))
     return images

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustdml_ext.evaluation.subject import Subject
+from robustdml_ext.evaluation.subject import Subject, broken
 from robustdml_ext.evaluation.threats import BOTH_SIDES
 from robustdml_ext.models import SmallNet
 
@@ -36,14 +36,18 @@ class Surrogate(nn.Module):
 def distilled_surrogate(subject: Subject, seed: int = 0) -> Surrogate:
     """Teaches a small network the judged model's embeddings, as an attacker could who may only ask it.
 
-    300 updates of Adam on 1 − cos(student, teacher), on the first 2,048 of the test images, changed by noise of a
-    random strength, which leaves the student smoother. The same for the same seed, batch size, and machine.
+    300 updates of Adam on 1 − cos(student, teacher), on at most 2,048 of the images, evenly spaced over queries and
+    gallery, changed by noise of a random strength, which leaves the student smoother. Images whose embedding is not
+    finite teach nothing. The same for the same seed, batch size, and machine.
     """
     clean = subject.clean().all()
     pixels, rows = _remembered(subject)
+    known = ~broken(clean[rows])
+    pixels, rows = pixels[known], rows[known]
     taught = F.normalize(clean[rows]).to(subject.device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # The CPU's alone, which is put back; torch.manual_seed would leave those of other devices changed.
+        torch.default_generator.manual_seed(seed)
         student = Surrogate(pixels.shape[1], taught.shape[1]).to(subject.device)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(student.parameters(), lr=3e-3)
@@ -69,11 +73,6 @@ def shrunk(images: Tensor) -> Tensor:
 
 
 def _remembered(subject: Subject) -> tuple[Tensor, Tensor]:
-    pixels: list[Tensor] = []
-    rows: list[Tensor] = []
-    for images, _, index in subject.batches(BOTH_SIDES):
-        pixels.append(shrunk(images.detach().float()).cpu())
-        rows.append(index)
-        if sum(map(len, rows)) >= _MOST_IMAGES:
-            break
-    return torch.cat(pixels)[:_MOST_IMAGES], torch.cat(rows)[:_MOST_IMAGES]
+    found = [(shrunk(images.detach().float()).cpu(), rows) for images, rows in subject.sample(BOTH_SIDES, _MOST_IMAGES)]
+    pixels, rows = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return pixels, rows

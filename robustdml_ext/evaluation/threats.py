@@ -258,7 +258,9 @@ def standard_threat(
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises ValueError where an attack is not one of `ATTACKS`, or comes twice."""
+    """Raises ValueError where an attack is not one of `ATTACKS`, or comes twice; TypeError for a name alone."""
+    if isinstance(names, str):
+        raise TypeError(f"attacks: expected a sequence of names, got the string {names!r}; ({names!r},) is one")
     unknown = [name for name in names if name not in ATTACKS]
     if unknown:
         raise ValueError(f"attacks: expected names of {', '.join(ATTACKS)}, got {', '.join(unknown)}")

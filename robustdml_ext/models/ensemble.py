@@ -20,6 +20,8 @@ class Ensemble(nn.Module):
 
     Attributes:
         members: the embedders.
+        own_route: which of the routes that `attacks.routes` takes into an ensemble is this model itself, up to a
+            constant factor: `"average"` or `"sum"`; None for a subclass with a forward of its own.
 
     Args:
         members: images `[B, C, H, W]` → embeddings `[B, D_i]`; any modules.
@@ -38,6 +40,12 @@ class Ensemble(nn.Module):
         if inference not in INFERENCES:
             raise ValueError(f"inference: expected one of {', '.join(INFERENCES)}; got {inference!r}")
         self.inference = inference
+
+    @property
+    def own_route(self) -> str | None:
+        if type(self).forward is not Ensemble.forward:
+            return None
+        return "average" if self.inference == "average" else "sum"
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings of unit length, in float32 at least.

@@ -90,7 +90,9 @@ def plain_embedder(
         raise ValueError(f"embedding: expected one of {', '.join(EMBEDDINGS)}, got {embedding!r}")
     check_arch(arch)
     if arch != SMALL and channels != 3:
-        raise ValueError(f"channels: {arch} takes images of 3 channels, got {channels}; small takes any")
+        raise ValueError(
+            f"channels: {arch} takes images of 3 channels, got {channels}; ask for 3 of gray images, or for small"
+        )
     if arch == SMALL and weights == "imagenet":
         raise ValueError("weights: small has no ImageNet weights; expected a file, or none")
     named = None if weights == "none" else named_weights(arch, weights)

@@ -81,14 +81,16 @@ def parse_run(method: str, summary: str, arguments: Sequence[str], prog: str) ->
         SystemExit: 0 after ``--help``, 2 after a flag that cannot be read (its message is on stderr).
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--dataset", "--arch", "--recipe"):
+    for name in ("--dataset", "--arch", "--protocol", "--recipe"):
         early.add_argument(name)
     try:
         known, _ = early.parse_known_args(list(arguments))
     except argparse.ArgumentError:
-        known = argparse.Namespace(dataset=None, arch=None, recipe=None)
+        known = argparse.Namespace(dataset=None, arch=None, protocol=None, recipe=None)
     recipe_file = read_recipe_file(known.recipe) if known.recipe is not None else None
-    early_flags = {name: value for name in ("dataset", "arch") if (value := getattr(known, name)) is not None}
+    early_flags = {
+        name: value for name in ("dataset", "arch", "protocol") if (value := getattr(known, name)) is not None
+    }
     base = resolve(method, early_flags, recipe_file)
 
     groups = _flag_groups()

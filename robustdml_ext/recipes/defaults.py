@@ -47,13 +47,19 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
 for _name in ("mnist", "fashion-mnist", "cifar10", "omniglot"):
     DATASET_DEFAULTS[_name]["attack_epsilons"] = (DATASET_DEFAULTS[_name]["epsilon"],)
 
+# Five classes train, of which validation takes two.
+ZERO_SHOT_DEFAULTS: dict[str, dict[str, Any]] = {
+    name: {"batch_size": 120, "samples_per_class": 40} for name in ("mnist", "fashion-mnist", "cifar10")
+}
+
 METHOD_ON_DATASET_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {}
 
 
-def defaults_for(method: str, dataset: str) -> Mapping[str, Any]:
-    """Return the defaults of a method on a data set, over those of the schema."""
+def defaults_for(method: str, dataset: str, protocol: str = "default") -> Mapping[str, Any]:
+    """Return the defaults of a method on a data set under a protocol, over those of the schema."""
     return {
         **METHOD_DEFAULTS.get(method, {}),
         **DATASET_DEFAULTS.get(dataset, {}),
+        **(ZERO_SHOT_DEFAULTS.get(dataset, {}) if protocol == "zero-shot" else {}),
         **METHOD_ON_DATASET_DEFAULTS.get((method, dataset), {}),
     }

@@ -87,7 +87,8 @@ def resolve(
     dataset = explicit.get("dataset", from_file.get("dataset", Recipe.model_fields["dataset"].default))
     if not isinstance(dataset, str):
         raise RecipeError(f"dataset must be a name; got {dataset!r}")
-    defaults = dict(defaults_for(chosen, dataset))
+    protocol = explicit.get("protocol", from_file.get("protocol", "default"))
+    defaults = dict(defaults_for(chosen, dataset, protocol))
     if {**defaults, **from_file, **explicit}.get("arch") == "small":
         defaults["weights"] = "none"  # nobody publishes weights for it
     return make_recipe({**defaults, **from_file, **explicit, "method": chosen})

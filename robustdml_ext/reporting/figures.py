@@ -24,7 +24,7 @@ def _curve(group: Group, attack: str, metric: str) -> list[tuple[float, float, f
     for name, row in group.rows.items():
         threat = group.threats[name]
         clean = name == CLEAN
-        if metric in row and (clean or (threat is not None and threat["name"] == attack)):
+        if metric in row and None not in row[metric] and (clean or (threat is not None and threat["name"] == attack)):
             mean, deviation = mean_and_deviation(row[metric])
             points.append((0.0 if threat is None else float(threat["epsilon"]), mean, deviation or 0.0))
     return sorted(points)

@@ -19,6 +19,8 @@ SEED_AND_PLACE = frozenset(
 
 
 CLEAN = "clean"
+# Names that say nothing more, and digests that say nothing to a reader.
+_UNREADABLE = frozenset({"method", "targets", "labels", "pixels", "attacks", "batch_lengths", "image_shape"})
 
 
 class ReportError(ValueError):
@@ -79,18 +81,20 @@ def inputs_label(threat: Mapping[str, Any] | None) -> str:
     name, epsilon = threat["name"], f"ε = {threat['epsilon']:.4g}"
     l2 = ", l2" if threat.get("norm", "linf") == "l2" else ""
     if name == "worst":
-        return f"worst of {len(threat['attacks'])} attacks, {epsilon}{l2}"
+        count = len(threat["attacks"])
+        return f"worst of {count} attack{'s' if count > 1 else ''}, {epsilon}{l2}"
     targets = f", T = {threat['targets']}" if name == "mtax" else ""
     shown = name.upper() if name in ("stax", "mtax") else name
-    return f"{shown} {algorithm_label(threat)}{targets}, {epsilon}{l2}{_beyond(threat)}"
+    space = "" if name == "square" else f"{shown} "
+    return f"{space}{algorithm_label(threat)}{targets}, {epsilon}{l2}{_beyond(threat)}"
 
 
 def algorithm_label(threat: Mapping[str, Any]) -> str:
     """Return how an attack was run: PGD-20, or a search of so many queries."""
     kind = threat.get("algorithm", "pgd")
     if kind == "square":
-        return f"square search, {threat['queries']} queries"
-    return f"{'PGD' if kind == 'pgd' else 'adaptive PGD'}-{threat['steps']}"
+        return f"square, {threat['queries']} queries"
+    return f"{'PGD' if kind == 'pgd' else 'APGD'}-{threat['steps']}"
 
 
 def _beyond(threat: Mapping[str, Any]) -> str:
@@ -103,7 +107,8 @@ def _beyond(threat: Mapping[str, Any]) -> str:
         f"start {start:.4g}": pgd and start > 0,
         f"momentum {threat.get('momentum')}": threat.get("momentum", 0) > 0,
         f"{threat.get('restarts')} restarts": threat.get("restarts", 1) > 1,
-        f"{threat.get('rounds')} rounds": threat.get("rounds", 1) > 1,
+        f"{threat.get('turns')} turns": threat.get("turns", 1) not in (1, 4),
+        f"k = {threat.get('k')}": threat.get("k", 1) > 1,
         "best iterate": pgd and threat.get("keep_best", False),
         f"through {threat.get('route')}": threat.get("route", "whole") not in ("whole", "every"),
         "bfloat16": threat.get("precision", "float32") == "bfloat16",
@@ -113,21 +118,27 @@ def _beyond(threat: Mapping[str, Any]) -> str:
 
 @dataclass
 class Group:
-    """Runs of one recipe with several seeds.
+    """Runs of one recipe with several seeds, or evaluations of such runs under one protocol.
 
     Attributes:
         label: short name, unique among the groups compared.
         recipe: the recipe of the first run.
+        judged: the data and the protocol of the first one, beyond the recipe.
         seeds: one for each run.
-        rows: the figures of each kind of input, by ``inputs_label``; each metric with one value for each run.
+        rows: the figures of each kind of input, by ``entry_label``; each metric with one value for each run.
         threats: the threat model of each row; None for clean.
+        scores: robustness scores of evaluations.
+        warnings: of evaluations: what may make an attack look harmless.
     """
 
     label: str
     recipe: dict[str, Any]
+    judged: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
     rows: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     threats: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    scores: list[float] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Add a run's figures."""
@@ -138,6 +149,9 @@ class Group:
             row = self.rows.setdefault(name, {})
             for metric, value in entry["metrics"].items():
                 row.setdefault(metric, []).append(value)
+        if result.get("score") is not None:
+            self.scores.append(result["score"])
+        self.warnings += result.get("warnings", [])
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
@@ -153,15 +167,29 @@ def group_results(results: Iterable[Mapping[str, Any]]) -> list[Group]:
     """
     groups: dict[str, Group] = {}
     for result in results:
-        recipe = dict(result["recipe"])
+        recipe, judged = dict(result["recipe"]), _judged(result)
         kept = {name: value for name, value in recipe.items() if name not in SEED_AND_PLACE}
-        group = groups.setdefault(json.dumps(kept, sort_keys=True), Group(method_label(recipe), recipe))
+        key = json.dumps([kept, judged], sort_keys=True)
+        group = groups.setdefault(key, Group(method_label(recipe), recipe, judged))
         if recipe["seed"] in group.seeds:
-            raise ReportError(f"two results of {group.label} have seed {recipe['seed']}; give each run once")
+            raise ReportError(
+                f"two results of {group.label}, seed {recipe['seed']}, are of one recipe and the same images; "
+                "give each run once, and of several judgments of one run one"
+            )
         group.add(result)
     found = list(groups.values())
     _tell_apart(found)
     return found
+
+
+def _judged(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What an evaluation was of, and how: figures under another protocol are another group's. Empty for a run."""
+    if "protocol" not in result:
+        return {}
+    # What belongs to the seed is drawn anew for each.
+    of_seed = ("seed", "fingerprint", "threats")
+    protocol = {name: value for name, value in result["protocol"].items() if name not in of_seed}
+    return {**protocol, **result["data"]}
 
 
 def _tell_apart(groups: list[Group]) -> None:
@@ -170,10 +198,10 @@ def _tell_apart(groups: list[Group]) -> None:
         if labels.count(group.label) == 1:
             continue
         alike = [other for other in groups if other.recipe["method"] == group.recipe["method"]]
-        differing = [
-            name
-            for name in group.recipe
-            if name not in SEED_AND_PLACE | {"method", "targets"}
-            and any(other.recipe.get(name) != group.recipe[name] for other in alike)
-        ]
-        group.label += "".join(f", {name} {group.recipe[name]}" for name in differing)
+        for part, fields in (("judged", group.judged), ("recipe", group.recipe)):
+            group.label += "".join(
+                f", {name} {value}"
+                for name, value in fields.items()
+                if name not in SEED_AND_PLACE | _UNREADABLE
+                and any(getattr(other, part).get(name) != value for other in alike)
+            )

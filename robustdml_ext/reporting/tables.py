@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +29,8 @@ _MORE = (
 
 
 def _figure(values: Sequence[float], percent: bool) -> str:
+    if None in values:
+        return "–"  # a figure that the data left undefined
     mean, deviation = mean_and_deviation(values)
     scale, digits = (100.0, 2) if percent else (1.0, 3)
     text = f"{mean * scale:.{digits}f}"
@@ -80,7 +84,7 @@ def comparison_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]
 def comparison_table(groups: Sequence[Group]) -> Table:
     """Return the comparison for the screen."""
     headings, rows = comparison_rows(groups)
-    table = Table(title="Mean ± standard deviation over seeds, on unseen test classes", title_justify="left")
+    table = Table(title="Mean ± standard deviation over seeds", title_justify="left")
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="left" if number < 2 else "right")
     before = None
@@ -89,7 +93,17 @@ def comparison_table(groups: Sequence[Group]) -> Table:
             table.add_section()
         table.add_row("" if row[0] == before else row[0], *row[1:])
         before = row[0]
+    scored = sorted((group for group in groups if group.scores), key=lambda group: -statistics.fmean(group.scores))
+    if scored:
+        lines = [f"{group.label}: {_figure(group.scores, False)}{_doubt(group.warnings)}" for group in scored]
+        one = len({json.dumps(group.judged, sort_keys=True) for group in scored}) == 1
+        heading = "robustness score" if one else "robustness score (of different protocols, which do not compare)"
+        table.caption, table.caption_justify = "\n".join([heading, *lines]), "left"
     return table
+
+
+def _doubt(warnings: Sequence[str]) -> str:
+    return ", doubtful: see the warnings of its evaluation" if warnings else ""
 
 
 def comparison_markdown(groups: Sequence[Group]) -> str:
@@ -105,23 +119,29 @@ def evaluation_table(result: Mapping[str, Any]) -> Lines:
     data, model = result["data"], result["model"]
     columns = _columns([entry["metrics"] for entry in entries])
     gallery = "" if data["gallery"] is None else f" against a gallery of {data['gallery']:,}"
-    title = f"{model['name']} on {data['images']:,} images of {data['dataset']}, {data['split']}{gallery}"
+    weights = f" ({model['weights']})" if "weights" in model else ""
+    size = f"{data['image_size']} pixels"
+    title = (
+        f"{model['name']}{weights} on {data['images']:,} images of {data['dataset']}, {data['split']}, {size}{gallery}"
+    )
     table = Table(title=title, title_justify="left")
-    table.add_column("images")
+    table.add_column("images", no_wrap=True)
     for _, heading, _ in columns:
         table.add_column(heading, justify="right")
     table.add_column("of clean R@1", justify="right")
-    table.add_column("rank", justify="right")
-    table.add_column("l∞ used", justify="right")
+    ranked = any("rank" in entry["metrics"] for entry in entries)
+    if ranked:
+        table.add_column("rank", justify="right")
+    table.add_column("change", justify="right")
     before = ""
-    for entry in entries:
+    for entry in shown_entries(entries):
         metrics = entry["metrics"]
         kind = entry["attack"]
         if before not in ("", kind):
             table.add_section()
         before = kind
         figures = [_cell(metrics.get(name), percent) for name, _, percent in columns]
-        table.add_row(entry_label(entry), *figures, *_attack_cells(entry))
+        table.add_row(entry_label(entry), *figures, *_attack_cells(entry, ranked))
     parts: list[Any] = [table]
     more = [
         f"{heading.removesuffix(' %')} {_cell(entries[0]['metrics'][name], percent)}" + (" %" if percent else "")
@@ -133,23 +153,47 @@ def evaluation_table(result: Mapping[str, Any]) -> Lines:
     if result["score"] is not None:
         parts.append(
             f"robustness score: {result['score']:.4f} (mean worst-case R@1 over ε from 0 to the largest; compares "
-            f"within protocol {result['protocol']['fingerprint']})"
+            f"within protocol {result['protocol']['fingerprint']}){_doubt(result['warnings'])}"
         )
     parts += [f"[yellow]warning:[/yellow] {escape(warning)}" for warning in result["warnings"]]
     return Lines(*parts)
+
+
+def shown_entries(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The entries as a screen holds them: of each kind of corruption the mean over its severities, in place of each."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    shown: list[Mapping[str, Any]] = []
+    for entry in entries:
+        corruption = entry.get("corruption")
+        if corruption is None or corruption["severity"] is None:
+            shown.append(entry)
+        else:
+            kinds.setdefault(corruption["name"], []).append(entry)
+    for name, alike in kinds.items():
+        figures = {
+            part: {
+                metric: statistics.fmean(values)
+                for metric in alike[0][part]
+                if None not in (values := [entry[part].get(metric) for entry in alike])
+            }
+            for part in ("metrics", "relative")
+        }
+        shown.append({**alike[0], "corruption": {"name": name, "severity": None}, **figures})
+    return shown
 
 
 def _cell(value: float | None, percent: bool) -> str:
     return "" if value is None else _figure([value], percent)
 
 
-def _attack_cells(entry: Mapping[str, Any]) -> list[str]:
-    """What is left of clean Recall@1, the candidates' normalized rank before and after, and the largest change."""
+def _attack_cells(entry: Mapping[str, Any], ranked: bool) -> list[str]:
+    """What is left of clean Recall@1, the candidates' normalized rank before and after, the largest change."""
     relative = entry["relative"].get("recall@1") if entry["threat"] or entry["corruption"] else None
     rank, was = entry["metrics"].get("rank"), entry["clean"].get("rank")
     used = entry["perturbation"]
+    ranks = "" if rank is None else f"{was:.3f} → {rank:.3f}" if was is not None else f"{rank:.3f}"
     return [
         "" if relative is None else f"{relative:.1%}",
-        "" if rank is None else f"{was:.3f} → {rank:.3f}" if was is not None else f"{rank:.3f}",
-        "" if used is None else f"{used['linf_max']:.4g}",
+        *([ranks] if ranked else []),
+        "" if used is None else f"{used['l2_max' if entry['threat']['norm'] == 'l2' else 'linf_max']:.4g}",
     ]

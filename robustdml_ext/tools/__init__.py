@@ -98,8 +98,9 @@ def _list() -> int:
 
     for heading, entries in (("methods", METHODS), ("data sets", NAMES)):
         print(f"{heading}:")
+        width = max(map(len, entries))
         for name, summary in entries.items():
-            print(f"  {name:12} {summary}")
+            print(f"  {name:{width}}  {summary}")
     print("recipes (`show NAME` prints one, `METHOD --recipe NAME` runs it):")
     for name in packaged_recipes():
         print(f"  {name:48} {read_recipe_file(name).title}")

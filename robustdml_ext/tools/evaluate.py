@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,14 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import nn
 
 from robustdml_ext import data, reporting
 from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages
-from robustdml_ext.evaluation import ATTACKS, CORRUPTIONS, DEFAULT_GROUPS, GROUPS, STANDARD, judge_robustness
+from robustdml_ext.evaluation import ATTACKS, CORRUPTIONS, DEFAULT_GROUPS, GROUPS, STANDARD, embed, judge_robustness
+from robustdml_ext.evaluation.robustness import L2_EPSILONS
 from robustdml_ext.recipes import Recipe
-from robustdml_ext.tools.evaluate_options import Evaluate, ImageOptions, Words
+from robustdml_ext.tools.evaluate_options import Evaluate, ImageOptions, JudgmentOptions, Words
 from robustdml_ext.tools.models import FoundModel, find_model
 from robustdml_ext.training import RunRefusedError, describe_environment
 from robustdml_ext.training.checkpoint import write_atomically
@@ -35,48 +40,45 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
         torch.set_num_threads(asked.place.threads)
     began = time.perf_counter()
     try:
-        epsilons = parse_epsilons(asked.judgment.epsilons) if asked.judgment.epsilons is not None else None
         found = find_model(asked.subject.model, asked.subject.weights, asked.subject.embedding)
+        norm, epsilons = attack_radii(asked.judgment, found.recipe)
+        chosen = choose(asked.judgment)
         surrogate = None if asked.subject.surrogate is None else find_model(asked.subject.surrogate)
         splits = _load(asked.images, found.recipe)
+        folder = _folder(asked, splits.name)
         device = _device(asked.place.device)
-        model = found.build(splits.channels).to(device)
-        stranger = None if surrogate is None else surrogate.build(splits.channels).to(device)
         images = _limited(_split(splits, asked.images.split), asked.images.limit)
+        model = _built(found, splits, images, device)
+        stranger = None if surrogate is None else _built(surrogate, splits, images, device)
     except (ValueError, TypeError, OSError, ImportError) as error:
         # Before anything is judged, a wrong value or a missing file is a matter of what was asked for.
         raise RunRefusedError(str(error)) from error
-    if epsilons is None:
-        epsilons = (8 / 255,) if found.recipe is None else tuple(found.recipe.attack_epsilons)
     gallery = splits.gallery if asked.images.split == "test" else None
 
     def batches(part: LabeledImages) -> EvaluationBatches:
         pinned = device.type == "cuda"
         return data.evaluation_batches(part, asked.place.batch_size, num_workers=asked.place.workers, pin_memory=pinned)
 
-    with _progress(console) as bar:
-        task = bar.add_task("judging", total=None)
+    with _progress(console) as report_progress:
         report = judge_robustness(
             model,
             batches(images),
             gallery=None if gallery is None else batches(gallery),
-            attacks=_chosen(asked.judgment.attacks, "attacks", {"standard": STANDARD, "none": ()}, ATTACKS),
-            norms=(asked.judgment.norm,),
+            attacks=chosen["attacks"],
+            norms=(norm,),
             # Only those of the norm asked for are used.
             epsilons=epsilons,
             l2_epsilons=epsilons,
             steps=asked.judgment.steps,
             restarts=asked.judgment.restarts,
-            corruptions=_chosen(
-                asked.judgment.corruptions, "corruptions", {"all": tuple(CORRUPTIONS), "none": ()}, CORRUPTIONS
-            ),
+            corruptions=chosen["corruptions"],
             checks=asked.judgment.checks,
             surrogate=stranger,
             recall_at=asked.judgment.recall_at,
-            metrics=_chosen(asked.judgment.metrics, "metrics", {"all": GROUPS, "default": DEFAULT_GROUPS}, GROUPS),
+            metrics=chosen["metrics"],
             seed=asked.judgment.seed,
             device=device,
-            progress=lambda what, number, total: bar.update(task, description=what, completed=number - 1, total=total),
+            progress=report_progress,
         )
     result = {
         "model": found.facts,
@@ -84,6 +86,7 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
         "data": {
             "dataset": splits.name, "protocol": splits.protocol, "split": asked.images.split, "images": len(images),
             "gallery": None if gallery is None else len(gallery), "image_size": splits.image_size,
+            "zero_shot": splits.zero_shot,
         },
         **report.to_json(),
         "surrogate": None if surrogate is None else surrogate.facts,
@@ -91,7 +94,6 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
         "seconds": time.perf_counter() - began,
         "environment": describe_environment(),
     }  # fmt: skip
-    folder = Path(asked.place.out) if asked.place.out is not None else _default_folder(asked.subject.model, splits.name)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / RESULT, lambda file: file.write(text.encode()))
@@ -100,24 +102,79 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
     return 0
 
 
-def parse_epsilons(words: Sequence[str]) -> tuple[float, ...]:
-    """Numbers above 0, each written as a number (`0.03`) or a fraction (`8/255`).
+def attack_radii(asked: JudgmentOptions, recipe: Recipe | None) -> tuple[str, tuple[float, ...]]:
+    """The norm of the attacks and their ε: what is asked for, else the checkpoint's, else the norm's usual ones.
 
     Raises:
-        ValueError: one that is neither.
+        ValueError: an ε that is no number, or out of range.
+    """
+    norm = asked.norm or ("linf" if recipe is None else recipe.eval_norm)
+    if asked.epsilons is not None:
+        return norm, parse_epsilons(asked.epsilons, norm)
+    if recipe is not None and recipe.eval_norm == norm:
+        return norm, tuple(recipe.attack_epsilons)
+    return norm, (8 / 255,) if norm == "linf" else L2_EPSILONS
+
+
+def parse_epsilons(words: Sequence[str], norm: str = "linf") -> tuple[float, ...]:
+    """Numbers above 0, each written as a number (`0.03`) or a fraction (`8/255`); in l∞ at most 1, all of the range.
+
+    Raises:
+        ValueError: one that is neither, or out of range.
     """
     numbers = []
+    largest = 1.0 if norm == "linf" else math.inf
     for word in words:
         try:
             number = float(Fraction(word))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             number = 0.0
-        if not 0 < number <= 1:
-            raise ValueError(f"epsilons must be numbers in (0, 1], as 0.03 or 8/255; got {word!r}")
+        if not 0 < number <= largest or math.isinf(number):
+            allowed = "in (0, 1]" if norm == "linf" else "above 0"
+            raise ValueError(f"epsilons must be numbers {allowed}, as 0.03 or 8/255; got {word!r}")
         numbers.append(number)
     if not numbers:
         raise ValueError("epsilons must name at least one number")
     return tuple(numbers)
+
+
+def choose(asked: JudgmentOptions) -> dict[str, Words]:
+    """The attacks, corruptions and groups of figures meant, after all that no judgment can be made with is refused.
+
+    Raises:
+        ValueError: a number out of range.
+        RunRefusedError: a name that is unknown.
+    """
+    for name, numbers in (("recall_at", asked.recall_at), ("steps", (asked.steps,)), ("restarts", (asked.restarts,))):
+        if not numbers or any(number < 1 for number in numbers):
+            raise ValueError(f"{name} must be at least 1; got {', '.join(map(str, numbers)) or 'nothing'}")
+    if asked.seed < 0:
+        raise ValueError(f"seed must not be negative; got {asked.seed}")
+    every = tuple(CORRUPTIONS)
+    return {
+        "attacks": _chosen(asked.attacks, "attacks", {"standard": STANDARD, "none": ()}, ATTACKS),
+        "corruptions": _chosen(asked.corruptions, "corruptions", {"all": every, "none": ()}, CORRUPTIONS),
+        "metrics": _chosen(asked.metrics, "metrics", {"all": GROUPS, "default": DEFAULT_GROUPS}, GROUPS),
+    }
+
+
+def _built(found: FoundModel, splits: DataSplits, images: LabeledImages, device: torch.device) -> nn.Module:
+    """The model on its device, after it has embedded two of the images.
+
+    Raises:
+        RunRefusedError: it cannot.
+    """
+    model = found.build(splits.channels).to(device)
+    first = next(iter(data.evaluation_batches(images.select(range(min(2, len(images)))), 2)))[0]
+    try:
+        embed(model, [(first, torch.zeros(len(first), dtype=torch.int64))], device)
+    except Exception as error:
+        what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise RunRefusedError(
+            f"model {found.facts['name']} failed on images {first.dtype} {list(first.shape)} in [0, 1] ({what}); "
+            "--image-size and --channels give it others"
+        ) from error
+    return model
 
 
 def _load(asked: ImageOptions, recipe: Recipe | None) -> DataSplits:
@@ -151,7 +208,8 @@ def _split(splits: DataSplits, name: str) -> LabeledImages:
     if name == "validation":
         if splits.validation is None:
             raise RunRefusedError(
-                f"{splits.name} has no validation split; one is held out in training, so name a run that did that"
+                f"{splits.name} has no validation split of its own, and no run that held one out (by select_on "
+                "validation) was named"
             )
         return splits.validation
     return splits.test if name == "test" else splits.train
@@ -203,15 +261,34 @@ def _recipe(asked: Evaluate, found: FoundModel, splits: DataSplits) -> dict[str,
     }
 
 
-def _default_folder(model: str, dataset: str) -> Path:
-    path = Path(model)
-    if path.is_dir():
-        return path / "evaluation"
-    if path.is_file():
-        return path.parent / f"evaluation-{path.stem}"
-    return Path("evaluations") / f"{model.replace(':', '.')}-{dataset}"
+def _folder(asked: Evaluate, dataset: str) -> Path:
+    """Where the result goes.
+
+    Raises:
+        RunRefusedError: there is one already, and it was not said that it may go.
+    """
+    name, path = asked.subject.model, Path(asked.subject.model)
+    what = f"{dataset}-{asked.images.split}"
+    if asked.place.out is not None:
+        folder = Path(asked.place.out)
+    elif path.is_dir():
+        folder = path / f"evaluation-{what}"
+    elif path.is_file():
+        folder = path.parent / f"evaluation-{path.stem}-{what}"
+    else:
+        folder = Path("evaluations") / f"{name.replace(':', '.')}-{what}"
+    if (folder / RESULT).exists() and not asked.place.overwrite:
+        raise RunRefusedError(f"{folder / RESULT} is there already; replace it by --overwrite, or name another --out")
+    return folder
 
 
-def _progress(console: Console) -> Progress:
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, and a line an attack anywhere else."""
+    if not console.is_terminal:
+        yield lambda what, number, total: print(f"{number}/{total}  {what}", file=sys.stderr, flush=True)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("judging", total=None)
+        yield lambda what, number, total: bar.update(task, description=what, completed=number - 1, total=total)

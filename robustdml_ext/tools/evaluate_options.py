@@ -61,16 +61,25 @@ class JudgmentOptions:
 
     recall_at: Annotated[tuple[int, ...], tyro.conf.arg(help="The k of Recall@k.")] = (1, 2, 4, 8)
     metrics: Annotated[
-        Words, tyro.conf.arg(help=f"Groups of clean figures: all, default, or some of {', '.join(GROUPS)}.")
+        Words,
+        tyro.conf.arg(
+            help=f"Groups of figures, of images that are clean, corrupted, or attacked on both sides: all, default, or "
+            f"some of {', '.join(GROUPS)}."
+        ),
     ] = ("all",)
     attacks: Annotated[
         Words, tyro.conf.arg(help=f"standard ({', '.join(STANDARD)}), none, or some of {', '.join(ATTACKS)}.")
     ] = ("standard",)
     epsilons: Annotated[
         Words | None,
-        tyro.conf.arg(help="ε in pixels of [0, 1], as 0.03 or 8/255. None: the checkpoint's test attacks', or 8/255."),
+        tyro.conf.arg(
+            help="ε in pixels of [0, 1], as 0.03 or 8/255. None: the checkpoint's test attacks', or 8/255 (in l2 0.25 "
+            "0.5 1)."
+        ),
     ] = None
-    norm: Annotated[Literal["linf", "l2"], tyro.conf.arg(help="Norm of ε.")] = "linf"
+    norm: Annotated[
+        Literal["linf", "l2"] | None, tyro.conf.arg(help="Norm of ε. None: the checkpoint's test attacks', or linf.")
+    ] = None
     steps: Annotated[int, tyro.conf.arg(help="Gradient steps of an attack.")] = 20
     restarts: Annotated[int, tyro.conf.arg(help="Random starts of an attack, the best of which counts.")] = 1
     corruptions: Annotated[
@@ -87,7 +96,13 @@ class JudgmentOptions:
 class PlaceOptions:
     """Where it runs, and what it writes."""
 
-    out: Annotated[str | None, tyro.conf.arg(help="Folder of result.json. None: evaluations/MODEL-DATASET.")] = None
+    out: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help="Folder of result.json. None: RUN/evaluation-DATASET-SPLIT, or evaluations/MODEL-DATASET-SPLIT."
+        ),
+    ] = None
+    overwrite: Annotated[bool, tyro.conf.arg(help="Replace the result that is there.")] = False
     device: Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, or cuda:N.")] = "auto"
     batch_size: Annotated[int, tyro.conf.arg(help="Images in a batch.")] = 256
     workers: Annotated[int, tyro.conf.arg(help="Processes that read images ahead.")] = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from robustdml_ext.recipes import Recipe, RecipeError, make_recipe
-from robustdml_ext.training import RunRefusedError
+from robustdml_ext.training import CheckpointError, RunRefusedError
 from robustdml_ext.training.checkpoint import load_checkpoint
-from robustdml_ext.training.folder import BEST, LAST
+from robustdml_ext.training.folder import BACKBONE, BEST, LAST
 
 KINDS = (
     "a run's folder or checkpoint, a torchvision architecture or `small` (with weights), or package.module:factory, "
@@ -67,15 +67,14 @@ def find_model(name: str, weights: str | None = None, embedding: str = "auto") -
 
 def _from_checkpoint(path: Path) -> FoundModel:
     if path.is_dir():
-        found = [path / file for file in (BEST, LAST) if (path / file).is_file()]
-        if not found:
-            raise RunRefusedError(f"{path} holds no {BEST} or {LAST}; expected the folder of a run")
-        path = found[0]
-    state = load_checkpoint(path)
+        path = _judged_weights(path)
     try:
-        recipe = make_recipe(state["recipe"])
-    except RecipeError as error:
-        raise RunRefusedError(f"{path} was written by another version of this package: {error}") from None
+        state = load_checkpoint(path)
+    except CheckpointError as error:
+        raise RunRefusedError(
+            f"{error} If it holds the weights alone, as {BACKBONE} does, name the architecture and give it as --weights"
+        ) from None
+    recipe = _recipe_of(path, state)
     prefix = "embedder."
     weights = {key.removeprefix(prefix): value for key, value in state["method"].items() if key.startswith(prefix)}
     if "mean" not in weights:
@@ -86,13 +85,34 @@ def _from_checkpoint(path: Path) -> FoundModel:
 
         own = weights["mean"].shape[1]
         if channels != own:
-            raise RunRefusedError(f"{path} was trained on images of {own} channels, and these have {channels}")
+            raise RunRefusedError(f"{path} was trained on images of {_channels(own)}, and these have {channels}")
         network = build_network(recipe.model_copy(update={"weights": "none"}), channels)
         network.load_state_dict(weights)
         return network.eval()
 
     facts = {"kind": "checkpoint", "name": str(path), "step": state["step"], "arch": recipe.arch}
     return FoundModel(build, {**facts, "channels": int(weights["mean"].shape[1])}, recipe)
+
+
+def _channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count} channels"
+
+
+def _recipe_of(path: Path, state: Mapping[str, Any]) -> Recipe:
+    try:
+        return make_recipe(state["recipe"])
+    except RecipeError as error:
+        raise RunRefusedError(f"{path} was written by another version of this package: {error}") from None
+
+
+def _judged_weights(folder: Path) -> Path:
+    """The checkpoint of a run that its own result judges: the best one where it selects, and else the last."""
+    last, best = folder / LAST, folder / BEST
+    if not last.is_file() and not best.is_file():
+        raise RunRefusedError(f"{folder} holds no {BEST} or {LAST}; expected the folder of a run")
+    if not best.is_file() or (last.is_file() and not _recipe_of(last, load_checkpoint(last)).selects):
+        return last
+    return best
 
 
 def _from_architecture(name: str, weights: str, embedding: str) -> FoundModel:
@@ -107,7 +127,7 @@ def _from_architecture(name: str, weights: str, embedding: str) -> FoundModel:
     def build(channels: int) -> nn.Module:
         # Where there are no weights, they are drawn; alike every time.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # torch.manual_seed would reach the GPU's generator as well
             return plain_embedder(name, weights, embedding=embedding, channels=channels)
 
     return FoundModel(build, {"kind": "architecture", "name": name, "weights": weights, "embedding": embedding})
@@ -125,7 +145,10 @@ def _call_factory(name: str) -> nn.Module:
     factory = getattr(module, attribute, None)
     if not callable(factory):
         raise RunRefusedError(f"model {name}: {module_name} has no function {attribute!r}")
-    model = factory()
+    try:
+        model = factory()
+    except Exception as error:
+        raise RunRefusedError(f"model {name}: calling it failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise RunRefusedError(f"model {name}: expected an nn.Module from it, got {type(model).__name__}")
     return model.eval()

@@ -30,11 +30,13 @@ class Job:
         processes: this process's place among those of the run.
 
     Raises:
-        ValueError: the batch does not fit the data set.
+        ValueError: the batch does not fit the data set, or there is no validation split to select on.
         RunRefusedError: the batch cannot be shared out evenly over the processes.
     """
 
     def __init__(self, recipe: Recipe, splits: DataSplits, method: Method, processes: Processes) -> None:
+        if recipe.select_on == "validation" and recipe.selects and splits.validation is None:
+            raise ValueError("splits: select_on validation needs a validation split; take one by data.hold_out")
         self.recipe, self.splits, self.method, self.processes = recipe, splits, method, processes
         sampler = PKSampler(splits.train.labels, recipe.batch_size, recipe.samples_per_class, recipe.seed)
         self.batches = TrainingBatches(splits.train, sampler, recipe.epochs, recipe.seed, processes, recipe.workers)
@@ -67,9 +69,9 @@ class Job:
 
     def _evaluate(self, method: Method) -> dict[str, float]:
         """Judge what ``select_on`` names: validation images, each searched among the others, or the test images."""
-        judged, gallery = self.splits.validation, None
-        if self.recipe.select_on != "validation" or judged is None:
-            judged, gallery = self.splits.test, self.splits.gallery
+        judged, gallery = self.splits.test, self.splits.gallery
+        if self.recipe.select_on == "validation" and self.splits.validation is not None:
+            judged, gallery = self.splits.validation, None
         return evaluate_clean(method.embedder, judged, self.recipe, self.precision, gallery)
 
     def run(

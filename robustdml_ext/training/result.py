@@ -12,6 +12,7 @@ from torch import nn
 
 from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages, evaluation_batches
 from robustdml_ext.evaluation import ThreatModel, embed, evaluate, judge_threats
+from robustdml_ext.evaluation.score import json_ready
 from robustdml_ext.methods import Method
 from robustdml_ext.models import Embedder
 from robustdml_ext.recipes import Published, Recipe
@@ -117,7 +118,7 @@ def finish_run(
         "recipe": recipe.model_dump(mode="json"),
         "published": None if published is None else published.model_dump(mode="json"),
         "data": {"protocol": splits.protocol, "zero_shot": splits.zero_shot},
-        "results": judge(network, splits, recipe, precision, console),
+        "results": json_ready(judge(network, splits, recipe, precision, console)),
         "weights": {
             "chosen": "best" if recipe.selects else "last",
             "selected_on": recipe.select_on if recipe.selects else None,
