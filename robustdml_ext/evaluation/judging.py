@@ -97,7 +97,7 @@ class Judge:
 
     @property
     def _under_attack(self) -> Wanted:
-        """The figures of attacked images: all but the equal error rate, which at N² pairs takes as long as an attack."""
+        """The figures of attacked images: all but the EER, which at N² pairs takes as long as an attack."""
         return replace(self.wanted, groups=tuple(name for name in self.wanted.groups if name != "verification"))
 
     def ways(self, threat: ThreatModel) -> dict[str, nn.Module]:
