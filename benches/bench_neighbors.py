@@ -65,7 +65,7 @@ def test_neighbors(
     if variant == "ours float64" and job != "hits":
         pytest.skip("what the evaluation takes is the hits")
     if variant == "faiss" and large and k == 1000:
-        pytest.skip("minutes for all rounds: measured by hand, once")
+        pytest.skip("minutes for all rounds")
     measure(group, variant, functions[variant])
 
 

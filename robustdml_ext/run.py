@@ -18,6 +18,8 @@ from robustdml_ext.recipes.commandline import Request, parse_run
 
 PROGRAM = "python -m robustdml_ext.run"
 
+_RESUMABLE = " A run that has saved a checkpoint goes on by the same command with --resume."
+
 _SIGPIPE = 128 + 13  # what a shell reports of a program that ends as its reader does
 
 TOOLS = {
@@ -88,9 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:  # of the option parsers, after help (0) or a message (2)
         return leaving.code if isinstance(leaving.code, int) else 1
     except KeyboardInterrupt:
-        resumes = words[0] in METHODS
-        hint = " A run that has saved a checkpoint goes on by the same command with --resume." if resumes else ""
-        _complain(f"stopped.{hint}")
+        what = words[0] if words else ""
+        hints = {"evaluate": " Nothing was written."} | dict.fromkeys(METHODS, _RESUMABLE)
+        _complain(f"stopped.{hints.get(what, '')}")
         return 1
     except BrokenPipeError:
         # The reader (`| head`) has seen enough, which is no failure; the interpreter's own flush must not fail either.

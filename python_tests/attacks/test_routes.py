@@ -1,4 +1,4 @@
-"""Routes into models that look robust, sums of gradients, and gradients that are missing."""
+"""Routes into models that look robust, also where these are parts of a model, and gradients that are missing."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from victims import assert_inside, embed, pictures, trained
+from victims import assert_inside, away, embed, pictures, trained
 
 from robustdml_ext.attacks import (
     PGD,
     AdaptivePGD,
     AwayFromClean,
-    FromStart,
-    JointAttack,
     OutOfTopK,
-    SideBySide,
-    Summed,
     ThroughRoutes,
-    TowardsTargets,
     gradient_flows,
     routes,
 )
@@ -57,10 +52,6 @@ class Misleading(nn.Module):
         straight = torch.stack(outputs).mean(0)
         # The value of the average, with a gradient that points back.
         return F.normalize(2 * straight.detach() - straight, dim=1)
-
-
-def away(model: nn.Module) -> AwayFromClean:
-    return AwayFromClean(embed(model, pictures()[0]))
 
 
 def test_which_routes_a_model_has() -> None:
@@ -122,50 +113,6 @@ def test_ensemble_with_a_misleading_gradient_is_broken_through_its_members() -> 
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     assert judge(embed(model, only)).mean() <= values[0].mean() + 1e-6
-
-
-def test_sum_of_gradients_is_the_gradient_of_the_sum() -> None:
-    images = pictures()[0].double()
-    members = [nn.Sequential(nn.Flatten(), nn.Linear(64, width)).double() for width in (3, 5)]
-    objectives = [AwayFromClean(torch.randn(48, width, dtype=torch.float64), "l2") for width in (3, 5)]
-    gradients = []
-    for member, objective in zip(members, objectives, strict=True):
-        leaf = images.clone().requires_grad_()
-        gradients.append(torch.autograd.grad(objective(member(leaf)).sum(), leaf)[0])
-    together, leaf = SideBySide(members), images.clone().requires_grad_()
-    summed = Summed(objectives, [3, 5])
-    embeddings = together(leaf)
-    assert together.widths == [3, 5] and summed.maximize
-    (gradient,) = torch.autograd.grad(summed(embeddings).sum(), leaf)
-    torch.testing.assert_close(gradient, sum(gradients))
-    # Equation 10 of EAT: one step along the sign of the sum.
-    found = JointAttack(PGD(0.1, 1, 0.03)).perturb(list(zip(members, objectives, strict=True)), images)
-    torch.testing.assert_close(found, (images + 0.03 * sum(gradients).sign()).clamp(0, 1))
-
-
-def test_joint_attack_moves_every_member_and_starts_its_objectives() -> None:
-    images, members = pictures()[0], [trained(0), trained(1)]
-    attack = JointAttack(PGD(0.1, 6, 0.03, random_start=0.01))
-    found = attack.perturb(
-        [(member, FromStart(AwayFromClean, maximize=True)) for member in members], images,
-        generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
-    assert_inside(found, images, 0.1, "linf")
-    for member in members:
-        moved = away(member)(embed(member, found)).mean()
-        alone = attack.attack.perturb(member, images, away(member), generator=torch.Generator().manual_seed(0))
-        assert moved > 0.3 * away(member)(embed(member, alone)).mean()
-
-
-def test_sums_that_do_not_fit_are_named() -> None:
-    bank = torch.randn(48, 8)
-    with pytest.raises(ValueError, match="some are to be minimized"):
-        Summed([AwayFromClean(bank), TowardsTargets(bank, torch.zeros(48, 1, dtype=torch.int64))], [8, 8])
-    with pytest.raises(ValueError, match="widths: expected 1 numbers that add up to 8"):
-        Summed([AwayFromClean(bank)], [5])(bank)
-    for make in (lambda: Summed([], []), lambda: SideBySide([])):
-        with pytest.raises(ValueError, match="expected at least one"):
-            make()
 
 
 def test_missing_gradients_do_not_pass_silently() -> None:

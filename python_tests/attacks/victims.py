@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from robustdml_ext.attacks import AwayFromClean, CandidateRank, OutOfTopK, TowardsTargets
 from robustdml_ext.losses import MultiSimilarityLoss
 from robustdml_ext.models import Embedder, build_embedder
 
@@ -52,3 +54,19 @@ def assert_inside(adversarial: Tensor, images: Tensor, epsilon: float | Tensor, 
     assert adversarial.min() >= 0 and adversarial.max() <= 1
     distance = (adversarial - images).flatten(1).norm(dim=1, p=float("inf") if norm == "linf" else 2)
     assert (distance <= torch.as_tensor(epsilon) + 1e-6).all()
+
+
+def away(model: nn.Module) -> AwayFromClean:
+    return AwayFromClean(embed(model, pictures()[0]))
+
+
+def objectives() -> dict[str, Any]:
+    """One of each kind, on the trained network's embeddings of the pictures."""
+    (images, labels), model = pictures(), trained()
+    bank, own = embed(model, images), torch.arange(len(images))
+    return {
+        "towards": TowardsTargets(bank, ((own + 1) % len(own))[:, None]),
+        "away": AwayFromClean(bank),
+        "topk": OutOfTopK(labels, bank, labels, own),
+        "rank": CandidateRank(bank, ((own + 1) % len(own))[:, None], "raise", own),
+    }

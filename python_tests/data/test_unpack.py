@@ -58,7 +58,7 @@ EVIL: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
 @pytest.mark.parametrize("case", EVIL)
 def test_harmful_members_are_refused_and_nothing_is_written(tmp_path: Path, case: str) -> None:
     name, make, named = EVIL[case]
-    root = tmp_path / "inner" / "root"
+    root = tmp_path / "inner" / "unpacked"
     root.mkdir(parents=True)
     outside = tmp_path / "inner" / "outside"
     outside.mkdir()
@@ -66,7 +66,7 @@ def test_harmful_members_are_refused_and_nothing_is_written(tmp_path: Path, case
     with pytest.raises(DataError) as caught:
         unpack(root / name, root / "set")
     assert named in str(caught.value) and str(root / name) in str(caught.value)
-    assert set(files_under(tmp_path)) == {f"inner/root/{name}"}
+    assert set(files_under(tmp_path)) == {f"inner/unpacked/{name}"}
     assert not list((root / "set").iterdir()) and not list(outside.iterdir())
 
 

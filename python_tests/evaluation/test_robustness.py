@@ -1,4 +1,4 @@
-"""Figures under attack: what is attacked, by whom, and that every choice is recorded."""
+"""Embeddings and figures under attack: what is attacked, by whom, and that every choice is recorded."""
 
 from __future__ import annotations
 
@@ -10,25 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
-from toys import Blind, Cracking, Projection, blobs, on_grid
 
 from robustdml_ext.attacks import PGD, TowardsTargets, sample_targets
 from robustdml_ext.evaluation import (
     ThreatModel,
     attack_dataset,
-    attacked,
     embed,
     evaluate,
     evaluate_under,
-    judge_robustness,
-    recall_at_k,
 )
-from robustdml_ext.evaluation.attacked import attack_subject
-from robustdml_ext.evaluation.figures import Wanted, clean_ranks, measure, measure_attacked
-from robustdml_ext.evaluation.judging import Judge
-from robustdml_ext.evaluation.subject import Embedded, Subject
-from robustdml_ext.evaluation.surrogate import _remembered, distilled_surrogate
-from robustdml_ext.evaluation.threats import standard_threat
 from robustdml_ext.models import Embedder, build_embedder
 
 
@@ -164,161 +154,3 @@ def test_figures_do_not_depend_on_the_callers_autocast() -> None:
     seen.clear()
     attack_dataset(Watching(), images, ThreatModel(steps=1, precision="bfloat16"))
     assert seen == {torch.bfloat16}
-
-
-RECALLS = Wanted((1, 8), groups=())
-
-
-@pytest.mark.parametrize("name", ["stax", "away"])
-def test_embeddings_that_are_no_numbers_are_never_hits(name: str) -> None:
-    report = judge_robustness(Cracking(), on_grid(blobs()), epsilons=(0.0503,), attacks=(name,), steps=2)
-    entry = report.entries[1]
-    assert entry["clean"]["recall@1"] == 1
-    # As zero vectors all 64 would tie, and the first eight in line hold every class.
-    assert entry["metrics"]["recall@1"] == entry["metrics"]["recall@8"] == report.score - 0.5 == 0
-    finite = next(check for check in report.checks if check["check"] == "finite")
-    assert not finite["passed"] and finite["embeddings"] == 64
-
-
-def test_a_right_item_that_is_no_number_is_not_found() -> None:
-    subject = Subject(Projection(), blobs(8))
-    clean = subject.clean()
-    # Queries of class 0 have no finite right item left but each other.
-    for lost, missing in (([0], [0]), ([0, 4], [0, 4])):
-        embeddings = clean.queries.clone()
-        embeddings[lost] = torch.nan
-        ahead = measure(subject, Embedded(embeddings, embeddings), RECALLS).ahead
-        assert (ahead[missing] > 8).all()
-        # Of two images a class, the partner is the only right item.
-        assert torch.equal(ahead > 8, torch.isin(torch.arange(8) % 4, torch.tensor([0])))
-
-
-@pytest.mark.parametrize(("name", "wanted"), [("gallery-raise", 0.0), ("gallery-lower", 1.0)])
-def test_the_rank_of_what_is_no_number_is_what_the_attacker_wants(name: str, wanted: float) -> None:
-    subject = Subject(Cracking(), on_grid(blobs()))
-    threat = standard_threat(name, 0.0503, steps=2, algorithm="pgd", route="whole")
-    found = attack_subject(subject, threat)
-    assert found.moved is not None and found.moved.isnan().all()
-    figures = measure_attacked(subject, found, threat, RECALLS)
-    assert figures.metrics == {"recall@1": 0.0, "recall@8": 0.0, "rank": wanted}
-    candidate = standard_threat(f"candidate-{name[8:]}", 0.0503, steps=2, algorithm="pgd", route="whole")
-    figures = measure_attacked(subject, attack_subject(subject, candidate), candidate, RECALLS)
-    assert figures.metrics == {"recall@1": 0.0, "recall@8": 0.0, "rank": wanted}
-
-
-def test_distinct_images_are_counted_whatever_the_attacks() -> None:
-    judge = Judge(Subject(Cracking(), on_grid(blobs(40)), on_grid(blobs(24, seed=3))), RECALLS)
-    assert judge.broken == 0
-    for name, count in (("candidate-lower", 40), ("candidate-raise", 40), ("stax", 64), ("gallery-raise", 64)):
-        judge.attack(standard_threat(name, 0.0503, steps=1, algorithm="pgd", route="whole"))
-        assert judge.broken == count
-    again = Judge(Subject(Cracking(), on_grid(blobs(40)), on_grid(blobs(24, seed=3))), RECALLS)
-    threat = standard_threat("gallery-lower", 0.0503, steps=1, algorithm="pgd", route="whole")
-    moved = attack_subject(again.subject, threat).candidates
-    again.attack(threat)
-    assert moved is not None and again.broken == len(moved.unique()) <= 24
-
-
-@pytest.mark.parametrize("apart", [False, True])
-def test_clean_embeddings_that_are_no_numbers_are_misses_and_a_warning(apart: bool) -> None:
-    gallery = blobs(40, seed=3) if apart else None
-    report = judge_robustness(
-        Blind(),
-        blobs(),
-        gallery=gallery,
-        epsilons=(0.02,),
-        steps=2,
-        queries=3,
-        attacks=("stax", "out", "gallery-raise"),
-        metrics="all",
-    )
-    queries, labels = (torch.cat(part) for part in zip(*blobs(), strict=True))
-    seen = queries[:, 0, 0, 0] <= 0.6
-    model = Projection()
-    with torch.no_grad():
-        if gallery is None:
-            hits = recall_at_k(model(queries[seen]), labels[seen], 1)[1]
-            lost = int((~seen).sum())
-        else:
-            items, classes = (torch.cat(part) for part in zip(*gallery, strict=True))
-            known = items[:, 0, 0, 0] <= 0.6
-            hits = recall_at_k(model(queries[seen]), labels[seen], 1, model(items[known]), classes[known])[1]
-            lost = int((~seen).sum() + (~known).sum())
-    assert report.entries[0]["metrics"]["recall@1"] == pytest.approx(hits * seen.double().mean().item())
-    finite = next(check for check in report.checks if check["check"] == "finite")
-    assert 0 < lost <= finite["embeddings"] and not finite["passed"]
-    assert next(check for check in report.checks if check["check"] == "deterministic")["passed"]
-    json.dumps(report.to_json(), allow_nan=False)
-
-
-def test_a_model_without_any_finite_embedding_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="model: Cracking embeds every image as NaN"):
-        judge_robustness(Cracking(), [(x * 0.999, y) for x, y in on_grid(blobs())], attacks=("out",))
-
-
-class Constant(Projection):
-    def forward(self, images: Tensor) -> Tensor:
-        return self.weight[:1].expand(len(images), -1) + 0 * images.flatten(1)[:, :37]
-
-
-@pytest.mark.parametrize("name", ["gallery-raise", "gallery-lower", "candidate-raise", "candidate-lower"])
-@pytest.mark.parametrize("gallery", [None, blobs(24, seed=3)])
-def test_where_nothing_changes_ranks_do_not(name: str, gallery: list[tuple[Tensor, Tensor]] | None) -> None:
-    # Of so many numbers that the order in which they are added shows.
-    subject = Subject(Constant(size=37), blobs(), gallery)
-    threat = standard_threat(name, 0.05, steps=1, route="whole")
-    found = attack_subject(subject, threat)
-    assert found.candidates is not None
-    figures = measure_attacked(subject, found, threat, RECALLS)
-    assert figures.metrics["rank"] == clean_ranks(subject, found, threat)
-    # Everything ties: the index alone decides.
-    own = subject.own
-    before = found.candidates[:, 0] - (0 if own is None else (own < found.candidates[:, 0]).long())
-    others = len(subject.gallery_labels) - 1 - (own is not None)
-    assert figures.metrics["rank"] == pytest.approx((before / others).mean().item())
-    assert torch.equal(figures.ahead, measure(subject, subject.clean(), RECALLS).ahead)
-
-
-def test_the_items_pushed_back_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, original = [], attacked.nearest_right
-    monkeypatch.setattr(attacked, "nearest_right", lambda *args: calls.append(args[-1]) or original(*args))
-    subject = Subject(Projection(), blobs())
-    for epsilon in (0.01, 0.1):
-        for name in ("candidate-lower", "gallery-lower"):
-            attack_subject(subject, standard_threat(name, epsilon, steps=1, route="whole"))
-    assert calls == [torch.device("cpu")]
-
-
-def test_figures_are_computed_where_the_model_is_but_for_want_of_float64() -> None:
-    images = blobs()
-    assert Subject(Projection(), images, device="cuda:1").measured_on == torch.device("cuda:1")
-    subject = Subject(Projection(), images)
-    clean = subject.clean()
-    subject.device = torch.device("mps")
-    assert subject.measured_on == torch.device("cpu")
-    # Fails at the first tensor that is sent to mps, which this build or machine may lack.
-    assert measure(subject, clean, Wanted((1,))).metrics["recall@1"] == 1
-
-
-def test_the_surrogate_is_taught_images_of_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robustdml_ext.evaluation.surrogate._MOST_IMAGES", 12)
-    batches = blobs(60)
-    pixels, labels = (torch.cat(part) for part in zip(*batches, strict=True))
-    order = labels.argsort(stable=True)
-    sorted_by_class = list(zip(pixels[order].split(7), labels[order].split(7), strict=True))
-    subject = Subject(Projection(), sorted_by_class, blobs(20, seed=3))
-    remembered, rows = _remembered(subject)
-    assert len(rows) == len(remembered) == 12 and rows[0] == 0 and rows[-1] == 79 and rows.diff().min() >= 7
-    everything = torch.cat([pixels[order], *[x for x, _ in blobs(20, seed=3)]])
-    assert torch.equal(remembered, everything[rows])
-    assert set(subject.all_labels[rows[rows < 60]].tolist()) == {0, 1, 2, 3}
-
-
-def test_teaching_leaves_every_generator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robustdml_ext.evaluation.surrogate._UPDATES", 2)
-    seeded: list[int] = []
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
-    state = torch.get_rng_state()
-    first, second = (distilled_surrogate(Subject(Projection(), blobs()), seed=3) for _ in range(2))
-    assert seeded == [] and torch.equal(state, torch.get_rng_state())
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

@@ -6,6 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from robustdml_ext.evaluation import RobustnessReport
+from robustdml_ext.evaluation.figures import Wanted
+
+RECALLS = Wanted((1, 8), groups=())
+
 
 def blobs(count: int = 64, classes: int = 4, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
     """Two batches of images `[B, 1, 8, 8]`: each class has a pattern of its own, under noise."""
@@ -74,3 +79,12 @@ class Blind(Projection):
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.where(images[:, 0, 0, :1] > 0.6, torch.nan, super().forward(images))
+
+
+def entries(report: RobustnessReport, norm: str, epsilon: float) -> dict[str, dict]:
+    """A report's entries under one ball, by attack."""
+    return {
+        entry["attack"]: entry
+        for entry in report.entries
+        if entry["threat"] and (entry["threat"]["norm"], entry["threat"]["epsilon"]) == (norm, epsilon)
+    }

@@ -9,21 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from robustdml_ext import ops
-from robustdml_ext.attacks.balls import (
-    better,
-    check_ball,
-    check_images,
-    check_starts,
-    improves,
-    per_sample,
-    project_,
-    start_from,
-    uniform_noise,
-)
-from robustdml_ext.attacks.folding import faster, only_distribution
+from robustdml_ext.attacks.balls import better, improves, per_sample, project_, start_from
+from robustdml_ext.attacks.base import GradientAttack
 from robustdml_ext.attacks.gradient import AnyObjective, values_and_gradient
 from robustdml_ext.attacks.objectives import merit
-from robustdml_ext.attacks.victim import check_norm_mode, embed, under_attack
+from robustdml_ext.attacks.victim import embed
 
 # ρ of the paper's first condition.
 _ENOUGH_IMPROVEMENTS = 0.75
@@ -42,7 +32,7 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(set(found))
 
 
-class AdaptivePGD:
+class AdaptivePGD(GradientAttack):
     """Auto-PGD (Croce & Hein 2020, algorithm 1): no step size to choose, and each sample keeps its best iterate.
 
     z = Π(x_t ± η·direction(∇)),   x_{t+1} = Π(x_t + α(z − x_t) + (1 − α)(x_t − x_{t−1})),   η = 2ε at first,
@@ -80,21 +70,10 @@ class AdaptivePGD:
         norm_mode: str = "eval",
         distribution: int = 0,
     ) -> None:
-        if steps < 1:
-            raise ValueError(f"steps: expected a number >= 1, got {steps}")
-        check_ball(epsilon, norm)
-        check_starts(random_start, restarts)
-        check_norm_mode(norm_mode)
+        super().__init__(epsilon, steps, norm, random_start, restarts, norm_mode, distribution)
         if not 0 < momentum <= 1:
             raise ValueError(f"momentum: expected a number above 0, at most 1, got {momentum}")
-        self.epsilon = epsilon
-        self.steps = steps
-        self.norm = norm
-        self.random_start = random_start
-        self.restarts = restarts
         self.momentum = momentum
-        self.norm_mode = norm_mode
-        self.distribution = distribution
 
     def perturb(
         self,
@@ -107,16 +86,12 @@ class AdaptivePGD:
         noise: Tensor | None = None,
     ) -> Tensor:
         """Each sample's best image; arguments, result, warnings and errors as `PGD.perturb`."""
-        check_images(images)
-        passes = self.steps * self.restarts if self.norm_mode == "eval" else 0
-        attacked = only_distribution(segments, self.distribution)
-        with under_attack(model, self.norm_mode), faster(model, images, passes, attacked) as victim:
-            clean = images.detach().clone()
+        with self._prepared(model, images, segments) as (victim, clean):
             best: Tensor | None = None
             best_values: Tensor | None = None
             for restart in range(self.restarts):
-                if (restart > 0 or noise is None) and self.random_start > 0:
-                    noise = uniform_noise(clean, self.random_start, self.norm, generator)
+                if restart > 0 or noise is None:
+                    noise = self.draw_noise(clean, generator)
                 start = start_from(clean, noise, self.epsilon, self.norm)
                 objective, found, values = self._search(victim, clean, start, objective, segments, restart == 0)
                 maximize = bool(getattr(objective, "maximize", False))

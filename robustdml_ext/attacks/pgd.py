@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from robustdml_ext import ops
-from robustdml_ext.attacks.balls import better, check_ball, check_images, check_starts, start_from, uniform_noise
-from robustdml_ext.attacks.folding import faster, only_distribution
+from robustdml_ext.attacks.balls import better, start_from
+from robustdml_ext.attacks.base import GradientAttack
 from robustdml_ext.attacks.gradient import AnyObjective, values_and_gradient
 from robustdml_ext.attacks.objectives import merit
-from robustdml_ext.attacks.victim import check_norm_mode, embed, under_attack
+from robustdml_ext.attacks.victim import embed
 
 
-class PGD:
+class PGD(GradientAttack):
     """Projected gradient descent (Madry et al. 2018) on an objective of the embeddings.
 
     x ← Π(x ± α · direction(∇ₓ objective(f(x)))), from the image itself or from noise around it; Π projects to
@@ -57,22 +57,11 @@ class PGD:
         distribution: int = 0,
         momentum: float = 0.0,
     ) -> None:
-        if steps < 1:
-            raise ValueError(f"steps: expected a number >= 1, got {steps}")
-        check_ball(epsilon, norm)
-        check_starts(random_start, restarts)
-        check_norm_mode(norm_mode)
+        super().__init__(epsilon, steps, norm, random_start, restarts, norm_mode, distribution)
         if not 0 <= momentum < float("inf"):
             raise ValueError(f"momentum: expected a finite number >= 0, got {momentum}")
-        self.epsilon = epsilon
-        self.steps = steps
         self.step_size = epsilon / steps if step_size is None else step_size
-        self.norm = norm
-        self.random_start = random_start
-        self.restarts = restarts
         self.keep_best = keep_best
-        self.norm_mode = norm_mode
-        self.distribution = distribution
         self.momentum = momentum
 
     def perturb(
@@ -109,12 +98,7 @@ class PGD:
             TypeError: images are no floating-point batch, or the victim does not fit or has no gradient.
             ValueError: images lie outside of [0, 1] (checked on the CPU), or shapes do not fit.
         """
-        check_images(images)
-        passes = self.steps * self.restarts if self.norm_mode == "eval" else 0
-        attacked = only_distribution(segments, self.distribution)
-        with under_attack(model, self.norm_mode), faster(model, images, passes, attacked) as victim:
-            # A copy, as a tensor made in inference mode cannot enter a graph.
-            clean = images.detach().clone()
+        with self._prepared(model, images, segments) as (victim, clean):
             best: Tensor | None = None
             best_values: Tensor | None = None
             for restart in range(self.restarts):
@@ -144,23 +128,6 @@ class PGD:
                 best, best_values = better(adversarial, values, best, best_values, maximize)
             assert best is not None
             return best
-
-    def draw_noise(
-        self, images: Tensor, generator: torch.Generator | None = None, rows: int | None = None
-    ) -> Tensor | None:
-        """Noise for a random start, uniform in the ball of radius `random_start`; None where that is 0.
-
-        Drawn on the images' own device: by `generator` itself where it is of that device, else by one seeded with a
-        number from it.
-
-        Args:
-            images: `[B, C, H, W]`; the noise has their dtype and device.
-            generator: None for PyTorch's global one.
-            rows: how many samples to draw for, instead of B.
-        """
-        if self.random_start == 0:
-            return None
-        return uniform_noise(images, self.random_start, self.norm, generator, rows)
 
     def _accumulate(self, direction: Tensor | None, gradient: Tensor) -> Tensor:
         """μ·g + ∇ / mean|∇|; a gradient of zero adds nothing."""

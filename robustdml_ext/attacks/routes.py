@@ -44,16 +44,18 @@ class _Average(nn.Module):
 def routes(model: nn.Module, images: Tensor | None = None) -> dict[str, nn.Module]:
     """The differentiable modules, images → embeddings `[B, D]`, that a thorough attack on `model` goes through.
 
-    | the model | its routes |
-    |---|---|
-    | any module | `"whole"`: itself |
-    | with `members`, a sequence of embedders (an ensemble) | also `"member 0"`, …, each alone; where all embeddings have one size, `"average"`, the normalized mean of unit embeddings; and `"sum"`, all unit embeddings side by side, whose cosine is the mean of the members' (the sum of gradients of equation 10 of EAT) |
-    | with `surrogates()`, a dict of name → module | those in place of `"whole"`, which it thereby says has no useful gradient (it rounds, compresses, votes) |
-    | with such a module anywhere inside | also the model with that module replaced by each of its routes, one module at a time, by the same names; where a name is taken, `"member 0 of <where the module is>"` |
+    - Any module: `"whole"`, itself.
+    - One with `members`, a sequence of embedders (an ensemble): also `"member 0"`, …, each alone; where all embeddings
+      have one size, `"average"`, the normalized mean of unit embeddings; and `"sum"`, all unit embeddings side by side,
+      whose cosine is the mean of the members' (the sum of gradients of equation 10 of EAT).
+    - One with `surrogates()`, a dict of name → module: those in place of `"whole"`, which it thereby says has no useful
+      gradient (it rounds, compresses, votes).
+    - One with such a module anywhere inside: also the model with that module replaced by each of its routes, one module
+      at a time, by the same names; where a name is taken, `"member 0 of <where the module is>"`.
 
-    An ensemble with an `own_route` says by it which of these it is itself (`models.ensemble.Ensemble`); that one is left
-    out. So is `"average"` where members are known to differ in size, by their `embedding_dim` or by a pass of `images`;
-    where nothing tells before the attack, unit embeddings stand side by side there too.
+    An ensemble with an `own_route` says by it which of these it is itself (`models.ensemble.Ensemble`); that one is
+    left out. So is `"average"` where members are known to differ in size, by their `embedding_dim` or by a pass of
+    `images`; where nothing tells before the attack, unit embeddings stand side by side there too.
 
     What an image found through any of them does is to be judged on the model's real inference: `ThroughRoutes`. Widths
     D may differ between routes, so an objective is made for each from embeddings of that route. The model is left as it
@@ -66,7 +68,7 @@ def routes(model: nn.Module, images: Tensor | None = None) -> dict[str, nn.Modul
     Raises:
         TypeError: members or surrogates are no modules.
         ValueError: there are none of them.
-    """  # noqa: E501
+    """
     found: dict[str, nn.Module] = {} if callable(getattr(model, "surrogates", None)) else {"whole": model}
     found |= _own_routes(model)
     for path, module in model.named_modules():

@@ -10,7 +10,7 @@ from robustdml_ext.evaluation.corruptions import CORRUPTIONS, corrupt
 from robustdml_ext.evaluation.density import density
 from robustdml_ext.evaluation.kmeans import KMeansFit, fit_kmeans, kmeans
 from robustdml_ext.evaluation.pairs import all_pairs_det, all_pairs_eer
-from robustdml_ext.evaluation.retrieval import mean_average_precision_at_r, r_precision, ranking_scores, recall_at_k
+from robustdml_ext.evaluation.retrieval import ranking_scores, recall_at_k
 from robustdml_ext.evaluation.robustness import attack_dataset, evaluate_under, judge_robustness, judge_threats, sweep
 from robustdml_ext.evaluation.score import DEFINITION, RobustnessReport, rank_models, summary_rows
 from robustdml_ext.evaluation.spectrum import rho_spectrum
@@ -48,12 +48,10 @@ __all__ = [
     "judge_robustness",
     "judge_threats",
     "kmeans",
-    "mean_average_precision_at_r",
     "nearest_prototype_accuracy",
     "nmi",
     "pair_scores",
     "purity",
-    "r_precision",
     "rank_models",
     "ranking_scores",
     "recall_at_k",

@@ -116,8 +116,14 @@ class Judge:
         Args:
             threat: the attack.
             chosen: rows of the queries to attack and to count, int64; None for all.
+
+        Raises:
+            ValueError: all images are of one class.
         """
         began = time.perf_counter()
+        classes = self.subject.all_labels.unique()
+        if len(classes) < 2:
+            raise ValueError(f"images: expected at least 2 classes to attack, got 1, label {int(classes[0])}")
         attacked, found = {}, {}
         for name, route in self.ways(threat).items():
             attacked[name] = attack_subject(self.subject, threat, self.seed, route=route, chosen=chosen)

@@ -10,11 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from robustdml_ext.evaluation.inputs import Array, as_matrix, scale_to_one
+from robustdml_ext.evaluation.inputs import BACKENDS, Array, as_matrix, one_of, scale_to_one
 from robustdml_ext.evaluation.kmeans_lloyd import iterate
 from robustdml_ext.evaluation.kmeans_start import STARTS, start
 
-BACKENDS = ("own", "faiss")
 # Float64 differences held at a time, so that they stay in cache.
 DIFFERENCES_AT_ONCE = 2**16
 
@@ -141,10 +140,8 @@ def _check_settings(
     for name in ("iterations", "restarts"):
         if numbers[name] < 1:
             raise ValueError(f"{name} must be positive, got {numbers[name]}")
-    if init not in STARTS:
-        raise ValueError(f"init must be one of {', '.join(STARTS)}; got {init!r}")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}")
+    one_of("init", init, STARTS)
+    one_of("backend", backend, BACKENDS)
     if backend == "faiss" and init != "random":
         raise ValueError(f"init must be random with backend='faiss', which knows no other; got {init!r}")
 

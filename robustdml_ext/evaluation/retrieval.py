@@ -124,35 +124,3 @@ def ranking_scores(
         precision += float((right[:, -1:] / r).sum())
         average += float((right.div_(place).mul_(hits).sum(1, keepdim=True) / r).sum())
     return {"map@r": average / answerable, "r_precision": precision / answerable}
-
-
-def mean_average_precision_at_r(
-    embeddings: Array,
-    labels: Labels,
-    gallery: Array | None = None,
-    gallery_labels: Labels | None = None,
-    distance: str = "cosine",
-    *,
-    exclude_self: bool | None = None,
-    backend: str = "own",
-) -> float:
-    """MAP@R, in [0, 1]; arguments, definition and errors as `ranking_scores`, which gives R-precision with it."""
-    return ranking_scores(
-        embeddings, labels, gallery, gallery_labels, distance, exclude_self=exclude_self, backend=backend
-    )["map@r"]
-
-
-def r_precision(
-    embeddings: Array,
-    labels: Labels,
-    gallery: Array | None = None,
-    gallery_labels: Labels | None = None,
-    distance: str = "cosine",
-    *,
-    exclude_self: bool | None = None,
-    backend: str = "own",
-) -> float:
-    """R-precision, in [0, 1]; arguments, definition and errors as `ranking_scores`, which gives MAP@R with it."""
-    return ranking_scores(
-        embeddings, labels, gallery, gallery_labels, distance, exclude_self=exclude_self, backend=backend
-    )["r_precision"]

@@ -172,44 +172,23 @@ def sweep(
     *,
     epsilons: Sequence[float] | None = EAT_EPSILONS,
     steps: Sequence[int] | None = None,
-    gallery: Images | None = None,
-    seed: int = 0,
-    recall_at: Sequence[int] = (1, 2, 4, 8),
-    clustering: bool = True,
-    metrics: str | Sequence[str] = "default",
-    batch_size: int = 128,
-    device: torch.device | str | None = None,
-    progress: Progress | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """One attack over radii ε (figure 3 of EAT), numbers of steps (figure 2), or both: an entry each, ε by ε.
 
-    The same judging as `judge_robustness`; entries as `RobustnessReport.entries`, the clean ones first.
-
     Args:
-        model, images, gallery, seed, recall_at, clustering, metrics, batch_size, device, progress: as
-            `judge_robustness`.
+        model, images, options: as `judge_threats`, which judges them.
         threat: what is varied; a name of `ATTACKS` for that attack as the suite runs it. A step size that is the
             threat's own ε / steps stays ε / steps, another one stays as it is; so does the random start's share of ε.
         epsilons: None for the threat's own.
         steps: None for the threat's own.
 
     Raises:
-        TypeError, ValueError: as `judge_robustness`.
+        TypeError, ValueError: as `judge_threats`.
     """
     base = standard_threat(threat, EAT_EPSILONS[0]) if isinstance(threat, str) else threat
-    return judge_threats(
-        model,
-        images,
-        [varied(base, radius, count) for radius in (epsilons or [base.epsilon]) for count in (steps or [base.steps])],
-        gallery=gallery,
-        seed=seed,
-        recall_at=recall_at,
-        clustering=clustering,
-        metrics=metrics,
-        batch_size=batch_size,
-        device=device,
-        progress=progress,
-    )
+    radii, counts = epsilons or [base.epsilon], steps or [base.steps]
+    return judge_threats(model, images, [varied(base, e, n) for e in radii for n in counts], **options)
 
 
 def judge_threats(

@@ -72,7 +72,7 @@ def _from_checkpoint(path: Path) -> FoundModel:
         state = load_checkpoint(path)
     except CheckpointError as error:
         raise RunRefusedError(
-            f"{error} If it holds the weights alone, as {BACKBONE} does, name the architecture and give it as --weights"
+            f"{error} Where it holds weights alone, as {BACKBONE} does, name the architecture and give it as --weights"
         ) from None
     recipe = _recipe_of(path, state)
     prefix = "embedder."

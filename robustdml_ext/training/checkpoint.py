@@ -79,7 +79,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             "Remove it, or put an older step-N.pt in its place, then resume."
         ) from None
     if not isinstance(state, dict) or state.get("format") != FORMAT or not set(state) >= _KEYS:
-        raise CheckpointError(f"{path} is not a checkpoint of this package (expected format {FORMAT!r})")
+        raise CheckpointError(f"{path} is not a checkpoint of this package (expected format {FORMAT!r}).")
     return state
 
 
