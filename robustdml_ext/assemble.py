@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from robustdml_ext import data
 from robustdml_ext.attacks import PGD
@@ -21,8 +21,21 @@ from robustdml_ext.losses import (
     ProxyAnchorLoss,
     TripletLoss,
 )
-from robustdml_ext.methods import Adversarial, AdvPropD, MDProp, Method, Standard
-from robustdml_ext.models import Embedder, build_embedder
+from robustdml_ext.methods import (
+    EAT,
+    IAT,
+    TRADES,
+    Adversarial,
+    AdvPropD,
+    MDProp,
+    Method,
+    MixUp,
+    NaiveEnsemble,
+    Standard,
+    UntargetedAdversarial,
+    split_into_parts,
+)
+from robustdml_ext.models import Embedder, EmbedderEnsemble, build_embedder
 from robustdml_ext.recipes import Recipe
 
 
@@ -61,12 +74,23 @@ def assemble(recipe: Recipe) -> Assembled:
     data.check_classes(splits)
     torch.manual_seed(recipe.seed)
     embedder = build_network(recipe, splits.channels)
-    loss = LOSSES[recipe.loss](recipe, len(splits.train.class_names))
-    return Assembled(splits, METHODS[recipe.method](recipe, embedder, loss))
+    classes = len(splits.train.class_names)
+    if isinstance(embedder, EmbedderEnsemble):
+        losses = [LOSSES[recipe.loss](recipe, classes) for _ in embedder.members]
+        parts = split_into_parts(splits.train.labels, recipe.members, recipe.seed) if recipe.split else None
+        return Assembled(splits, ENSEMBLES[recipe.method](recipe, embedder, losses, parts))
+    return Assembled(splits, METHODS[recipe.method](recipe, embedder, LOSSES[recipe.loss](recipe, classes)))
 
 
-def build_network(recipe: Recipe, channels: int) -> Embedder:
-    """Build the embedder: one distribution for clean images, one for each auxiliary norm of the method."""
+def build_network(recipe: Recipe, channels: int) -> Embedder | EmbedderEnsemble:
+    """Build the embedder, or the ensemble of them that the method trains."""
+    if recipe.method in ENSEMBLES:
+        return EmbedderEnsemble((_embedder(recipe, channels) for _ in range(recipe.members)), recipe.inference)
+    return _embedder(recipe, channels)
+
+
+def _embedder(recipe: Recipe, channels: int) -> Embedder:
+    """One distribution for clean images, one for each auxiliary norm of the method."""
     auxiliary = len(recipe.targets) if recipe.method in ("advprop", "mdprop") else 0
     return build_embedder(
         recipe.arch,
@@ -131,4 +155,30 @@ METHODS: dict[str, Callable[[Recipe, Embedder, nn.Module], Method]] = {
         targets_from=recipe.targets_from,
         joint_loss=recipe.joint_loss,
     ),
-}
+    "pal": lambda recipe, embedder, loss: Standard(embedder, loss),
+    "at": lambda recipe, embedder, loss: UntargetedAdversarial(
+        embedder, loss, _attack(recipe), beta=recipe.beta, label_vectors=recipe.label_vectors,
+        attack_objective=recipe.attack_objective,
+    ),
+    "mixup": lambda recipe, embedder, loss: MixUp(
+        embedder, loss, alpha=recipe.mixup_alpha, beta=recipe.beta, label_vectors=recipe.label_vectors
+    ),
+    "iat": lambda recipe, embedder, loss: IAT(
+        embedder, loss, _attack(recipe), alpha=recipe.mixup_alpha, beta=recipe.beta,
+        label_vectors=recipe.label_vectors, attack_objective=recipe.attack_objective,
+    ),
+    "trades": lambda recipe, embedder, loss: TRADES(
+        embedder, loss, _attack(recipe), trade_off=recipe.trades_lambda, attack_objective=recipe.attack_objective
+    ),
+}  # fmt: skip
+
+ENSEMBLES: dict[str, Callable[[Recipe, EmbedderEnsemble, list[nn.Module], Tensor | None], Method]] = {
+    "ensemble": lambda recipe, ensemble, losses, parts: NaiveEnsemble(
+        ensemble, losses, _attack(recipe), beta=1.0 if recipe.member_method == "pal" else recipe.beta,
+        label_vectors=recipe.label_vectors, attack_objective=recipe.attack_objective,
+    ),
+    "eat": lambda recipe, ensemble, losses, parts: EAT(
+        ensemble, losses, parts, _attack(recipe), beta=recipe.beta, self_transfer=recipe.self_transfer,
+        label_vectors=recipe.label_vectors, attack_objective=recipe.attack_objective,
+    ),
+}  # fmt: skip

@@ -3,7 +3,25 @@
 from robustdml_ext.methods.adversarial import Adversarial
 from robustdml_ext.methods.base import Batch, Method, StepOutput
 from robustdml_ext.methods.context import Context
+from robustdml_ext.methods.defenses import IAT, TRADES, MixUp, UntargetedAdversarial
+from robustdml_ext.methods.eat import EAT, NaiveEnsemble, split_into_parts
 from robustdml_ext.methods.mdprop import AdvPropD, MDProp
 from robustdml_ext.methods.standard import Standard
 
-__all__ = ["AdvPropD", "Adversarial", "Batch", "Context", "MDProp", "Method", "Standard", "StepOutput"]
+__all__ = [
+    "EAT",
+    "IAT",
+    "TRADES",
+    "AdvPropD",
+    "Adversarial",
+    "Batch",
+    "Context",
+    "MDProp",
+    "Method",
+    "MixUp",
+    "NaiveEnsemble",
+    "Standard",
+    "StepOutput",
+    "UntargetedAdversarial",
+    "split_into_parts",
+]

@@ -6,17 +6,22 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
 from robustdml_ext.methods.context import Context
-from robustdml_ext.models import Embedder
+from robustdml_ext.models import Embedder, EmbedderEnsemble
 
 
 class Batch(NamedTuple):
-    """Images `[B, C, H, W]` in [0, 1], and labels int64 `[B]`; of several processes, this one's part."""
+    """Images `[B, C, H, W]` in [0, 1], and labels int64 `[B]`; of several processes, this one's part.
+
+    `indices`: the images' places in the training set, int64 `[B]`, where they are known.
+    """
 
     images: Tensor
     labels: Tensor
+    indices: Tensor | None = None
 
 
 @dataclass
@@ -37,13 +42,15 @@ class Method(nn.Module):
 
     Attributes:
         name: as on the command line.
-        embedder: the network.
+        embedder: the network, or the ensemble of networks.
         loss: embeddings `[B, D]`, labels `[B]` → scalar.
+        plans: how many batches, each of a random order of its own, make up one step's batch.
     """
 
     name: str = ""
+    plans: int = 1
 
-    def __init__(self, embedder: Embedder, loss: nn.Module) -> None:
+    def __init__(self, embedder: Embedder | EmbedderEnsemble, loss: nn.Module) -> None:
         super().__init__()
         self.embedder = embedder
         self.loss = loss
@@ -75,3 +82,21 @@ class Method(nn.Module):
         if own_groups is not None:
             groups += own_groups(lr)
         return [{"weight_decay": weight_decay, **group} for group in groups]
+
+    def join(self, context: Context) -> None:
+        """Called once, of several processes, before training: norm statistics then span them all."""
+        assert isinstance(self.embedder, Embedder)
+        self.embedder.synchronize(torch.distributed.group.WORLD if context.group is None else context.group)
+
+    def before_sum(self, context: Context) -> None:
+        """Called before gradients are summed over several processes.
+
+        Every process computes the loss of the whole batch, so the loss's own parameters have their whole gradient in
+        each of them, where the network's have only their share.
+        """
+        for parameter in self.loss.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= context.world_size
+
+    def settle(self, context: Context) -> None:
+        """Called in all processes before the weights are saved or judged: all of them then have the same state."""

@@ -3,6 +3,7 @@
 from robustdml_ext.models.build import IMAGENET_MEAN, IMAGENET_STD, build_embedder
 from robustdml_ext.models.convert import convert_norms, to_plain
 from robustdml_ext.models.embedder import Embedder
+from robustdml_ext.models.embedder_ensemble import EmbedderEnsemble, in_streams
 from robustdml_ext.models.ensemble import Ensemble
 from robustdml_ext.models.fusion import fused_forward
 from robustdml_ext.models.norm import DistributionNorm, NormContext
@@ -15,6 +16,7 @@ __all__ = [
     "IMAGENET_STD",
     "DistributionNorm",
     "Embedder",
+    "EmbedderEnsemble",
     "Ensemble",
     "NormContext",
     "PlainEmbedder",
@@ -23,6 +25,7 @@ __all__ = [
     "build_embedder",
     "convert_norms",
     "fused_forward",
+    "in_streams",
     "plain_embedder",
     "to_plain",
 ]

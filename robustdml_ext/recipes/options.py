@@ -5,20 +5,10 @@ Each description here is the text that ``--help`` prints, so it says what the va
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
-
-def option(default: Any, description: str, *, neutral: bool = False, **constraints: Any) -> Any:
-    """Return a field with its help text; ``neutral`` marks what may differ when a run is resumed."""
-    return Field(default, description=description, json_schema_extra={"neutral": neutral}, **constraints)
-
-
-class OptionGroup(BaseModel):
-    """Base of the groups: read-only once made; unknown fields, NaN and infinity are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from robustdml_ext.recipes.defense_options import DefenseOptions
+from robustdml_ext.recipes.option_group import OptionGroup, option
 
 
 class DataOptions(OptionGroup):
@@ -68,7 +58,9 @@ class DataOptions(OptionGroup):
 class ModelOptions(OptionGroup):
     """The network that turns an image into an embedding."""
 
-    arch: str = option("resnet50", "small (for small images), or any torchvision network with batch norm.")
+    arch: str = option(
+        "resnet50", "small (for small images), bn_inception, or any torchvision network with batch norm."
+    )
     weights: str = option(
         "imagenet",
         "Starting weights: imagenet (downloaded by torchvision), none, or a FILE. With --arch small: none, unless "
@@ -131,13 +123,19 @@ class AttackOptions(OptionGroup):
         "How many targets each adversarial distribution aims at: 1 is AdvProp-D, 3 is MP', 1 5 is MP'', "
         "1 3 5 is MP'''. One auxiliary norm is made per number. For adversarial: one number.",
     )
-    epsilon: float = option(0.01, "ε of the training attack: largest change of a pixel, pixels being in [0, 1].", ge=0)
+    epsilon: float = option(
+        0.01,
+        "ε of the training attack: largest change of a pixel, pixels being in [0, 1]. May be a fraction: 8/255.",
+        fraction=True,
+        ge=0,
+    )
     attack_steps: int = option(1, "Gradient steps of the training attack.", ge=1)
-    attack_step_size: float | None = option(None, "Size of one step, in pixels. None: ε / steps.", gt=0)
+    attack_step_size: float | None = option(None, "Size of one step, in pixels. None: ε / steps.", fraction=True, gt=0)
     random_start: float = option(
         5e-4,
-        "Half width of the uniform noise that the training attack starts from, in pixels. The paper does not "
-        "say; this is the published code's.",
+        "Half width of the uniform noise that the training attack starts from, in pixels. The MDProp paper does not "
+        "say; 5e-4 is its published code's. An attack away from the clean embedding needs one above 0.",
+        fraction=True,
         ge=0,
     )
     targets_from: Literal["start", "clean"] = option(
@@ -158,7 +156,14 @@ class TrainingOptions(OptionGroup):
     batch_size: int = option(112, "Images in a batch, over all processes together.", ge=2)
     samples_per_class: int = option(2, "Images of each class in a batch (K of P×K).", ge=1)
     epochs: int = option(150, "Passes over the training images. A finished run resumes with more.", neutral=True, ge=0)
-    learning_rate: float = option(1e-5, "Learning rate; there is no schedule.", gt=0)
+    learning_rate: float = option(1e-5, "Learning rate, from which the schedule starts.", gt=0)
+    schedule: Literal["none", "cosine", "step"] = option(
+        "none",
+        "How the learning rates fall: none, they stay; cosine, along half a cosine to 0 at the last epoch; step, by "
+        "schedule_gamma every schedule_step epochs.",
+    )
+    schedule_step: int = option(60, "Epochs between two steps of the schedule.", ge=1)
+    schedule_gamma: float = option(0.3, "Factor that a step of the schedule multiplies by.", gt=0, le=1)
     weight_decay: float = option(4e-4, "Weight decay.", ge=0)
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "Optimizer. sgd has momentum 0.9.")
     seed: int = option(0, "Seed of everything drawn: weights, batches, augmentation, targets.", ge=0)
@@ -205,17 +210,33 @@ class MachineOptions(OptionGroup):
 class EvaluationOptions(OptionGroup):
     """How the trained network is judged, on classes that it has not seen."""
 
-    attack_epsilons: tuple[float, ...] = option(
-        (0.01,),
-        "ε of the test attacks, in pixels; every one is run towards one target (STAX) and several (MTAX).",
+    eval_attacks: tuple[str, ...] = option(
+        ("stax", "mtax"),
+        "The test attacks: stax (towards one target), mtax (towards several), away (from the clean embedding), or any "
+        "other that `evaluate --help` names.",
         neutral=True,
     )
+    attack_epsilons: tuple[float, ...] = option(
+        (0.01,), "ε of the test attacks, in pixels. Each attack is run with each.", neutral=True, fraction=True
+    )
     eval_steps: int = option(20, "Gradient steps of the test attacks (20: PGD-20).", neutral=True, ge=1)
+    eval_sweep_steps: tuple[int, ...] = option(
+        (), "Further numbers of gradient steps, each run at the first of attack_epsilons.", neutral=True
+    )
     eval_step_size: float | None = option(
-        None, "Size of one step of the test attacks, in pixels. None: ε / steps, as in the paper.", neutral=True, gt=0
+        None,
+        "Size of one step of the test attacks, in pixels. None: ε / steps, as in the MDProp paper.",
+        neutral=True,
+        fraction=True,
+        gt=0,
     )
     eval_random_start: float = option(
-        0.0, "Radius of the noise that the test attacks start from, in pixels. 0: from the image.", neutral=True, ge=0
+        0.0,
+        "Radius of the noise that the test attacks start from, in pixels. 0: from the image, but for attacks that "
+        "need a start, which then have their own.",
+        neutral=True,
+        fraction=True,
+        ge=0,
     )
     eval_restarts: int = option(
         1, "Starts of the test attacks, the best of which counts; above 1 needs a random start.", neutral=True, ge=1
@@ -225,6 +246,13 @@ class EvaluationOptions(OptionGroup):
     )
     eval_norm: Literal["linf", "l2"] = option("linf", "Norm that ε of the test attacks is measured in.", neutral=True)
     eval_mtax_targets: int = option(5, "Targets of the multi-targeted test attack (MTAX).", neutral=True, ge=1)
+    eval_route: Literal["whole", "every"] = option(
+        "whole",
+        "How gradients of the test attacks reach an ensemble: whole, the sum of all members' gradients; every, also "
+        "their average and each member's own, the worst of which counts for each query.",
+        neutral=True,
+    )
+    judge_members: bool = option(False, "Judge each member of an ensemble by itself as well.", neutral=True)
     recall_at: tuple[int, ...] = option((1, 2, 4, 8), "The k of Recall@k.", neutral=True)
     evaluate_every: int = option(
         5,
@@ -241,6 +269,7 @@ GROUPS: tuple[type[OptionGroup], ...] = (
     ModelOptions,
     LossOptions,
     AttackOptions,
+    DefenseOptions,
     TrainingOptions,
     EvaluationOptions,
     MachineOptions,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from robustdml_ext.recipes.defense_options import DefenseOptions
+from robustdml_ext.recipes.option_group import read_fraction
 from robustdml_ext.recipes.options import (
+    GROUPS,
     AttackOptions,
     DataOptions,
     EvaluationOptions,
@@ -17,14 +20,40 @@ from robustdml_ext.recipes.options import (
     TrainingOptions,
 )
 
-MethodName = Literal["standard", "adversarial", "advprop", "mdprop"]
+MethodName = Literal[
+    "standard", "adversarial", "advprop", "mdprop", "pal", "at", "mixup", "iat", "trades", "ensemble", "eat"
+]
 
 METHODS: dict[str, str] = {
     "standard": "Standard training (ST): the metric loss on clean images.",
     "adversarial": "Adversarial training (AT): clean and targeted adversarial images, sharing their norms.",
     "advprop": "AdvProp-D (AP'): clean and single-targeted adversarial images, each with its own norms.",
     "mdprop": "MDProp (MP): clean, single- and multi-targeted adversarial images, each with its own norms.",
+    "pal": "The plain baseline of the EAT paper (PAL): the Proxy-Anchor loss on clean images.",
+    "at": "Untargeted adversarial training (PAL + AT): images pushed away from their clean embeddings.",
+    "mixup": "Mix-Up (PAL + Mix-Up): mixtures of two images against mixtures of their embeddings.",
+    "iat": "Interpolated adversarial training (PAL + IAT): Mix-Up of clean and of adversarial images.",
+    "trades": "TRADES (PAL + TRADES): the loss on clean images, and how far attacked ones move.",
+    "ensemble": "The naive ensemble: several networks, each trained by itself, that vote.",
+    "eat": "Ensemble adversarial training (PAL + EAT): networks on parts of the data, attacked together, that vote.",
 }
+
+# Those of the EAT paper; none of them aims at targets.
+DEFENSES = ("pal", "at", "mixup", "iat", "trades", "ensemble", "eat")
+
+# The attacks that evaluation knows; a test holds this list to its table.
+EVAL_ATTACKS = (
+    "stax", "mtax", "away", "both", "loss", "out", "candidate-raise", "candidate-lower", "gallery-raise",
+    "gallery-lower", "square", "transfer",
+)  # fmt: skip
+
+FRACTIONS: frozenset[str] = frozenset(
+    name
+    for group in GROUPS
+    for name, info in group.model_fields.items()
+    if isinstance(info.json_schema_extra, dict) and info.json_schema_extra["fraction"]
+)
+"""Options that may be written as a fraction, 8/255."""
 
 
 class RecipeError(ValueError):
@@ -35,10 +64,24 @@ class RecipeError(ValueError):
 PAIR_LOSSES = ("multisimilarity", "contrastive", "triplet", "lifted", "npair", "binomial")
 
 
-class Recipe(MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, LossOptions, ModelOptions, DataOptions):
+class Recipe(
+    MachineOptions,
+    EvaluationOptions,
+    TrainingOptions,
+    DefenseOptions,
+    AttackOptions,
+    LossOptions,
+    ModelOptions,
+    DataOptions,
+):
     """All the options of one run; :func:`robustdml_ext.recipes.resolve` makes it with the right defaults."""
 
     method: MethodName = Field("mdprop", description="Training method.")
+
+    @field_validator(*FRACTIONS, mode="before")
+    @classmethod
+    def _fractions(cls, value: Any) -> Any:
+        return read_fraction(value)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
@@ -48,6 +91,7 @@ class Recipe(MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, 
             "advprop": (self.targets == (1,), "1; for other numbers use mdprop"),
             "mdprop": (len(self.targets) >= 1, "at least one number"),
         }
+        expected |= dict.fromkeys(DEFENSES, (len(self.targets) == 0, "none, as it aims at no targets"))
         fits, wanted = expected[self.method]
         if not fits:
             raise ValueError(f"targets of {self.method} must be {wanted}; got {list(self.targets)}")
@@ -55,6 +99,7 @@ class Recipe(MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, 
             "targets": self.targets,
             "recall_at": self.recall_at,
             "attack_epsilons": self.attack_epsilons,
+            "eval_sweep_steps": self.eval_sweep_steps,
         }
         for name, values in positive.items():
             if any(value <= 0 for value in values):
@@ -80,17 +125,40 @@ class Recipe(MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, 
             raise ValueError("weights of the arch small must be none or a FILE, as ImageNet has none; got 'imagenet'")
         if self.joint_loss and self.method not in ("advprop", "mdprop"):
             raise ValueError(f"joint_loss is for advprop and mdprop; got it with {self.method}")
+        self._check_defense()
+        self._check_attacks()
         if self.selects and not self.evaluate_every:
             raise ValueError(
                 f"select_on {self.select_on} needs evaluate_every above 0, or there is nothing to choose from; got 0. "
                 "With select_on last the last weights are judged"
             )
+        return self
+
+    def _check_attacks(self) -> None:
+        if unknown := [name for name in self.eval_attacks if name not in EVAL_ATTACKS]:
+            raise ValueError(f"eval_attacks must be of {', '.join(EVAL_ATTACKS)}; got {', '.join(unknown)}")
+        for name, values in (("eval_attacks", self.eval_attacks), ("eval_sweep_steps", self.eval_sweep_steps)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} must hold each value once; got {list(values)}")
         if self.eval_restarts > 1 and self.eval_random_start == 0:
             raise ValueError(
                 "eval_restarts above 1 needs eval_random_start above 0, or every restart is the same; "
                 f"got {self.eval_restarts} and 0"
             )
-        return self
+
+    def _check_defense(self) -> None:
+        if self.method == "ensemble" and self.members < 2:
+            raise ValueError(f"members of ensemble must be at least 2; got {self.members}")
+        if self.method == "eat" and self.split and self.members < 2:
+            raise ValueError(
+                f"split needs at least 2 members, or the only one has nothing to train on; got {self.members}"
+            )
+        adversarial = self.method in ("at", "eat") or (self.method == "ensemble" and self.member_method == "at")
+        if adversarial and self.beta == 0 and self.label_vectors == "embeddings":
+            raise ValueError(
+                f"beta of {self.method} must be above 0 with label_vectors embeddings, or a network that gives every "
+                "image the same embedding has no loss; got 0"
+            )
 
     @property
     def selects(self) -> bool:
@@ -99,11 +167,13 @@ class Recipe(MachineOptions, EvaluationOptions, TrainingOptions, AttackOptions, 
 
     @property
     def out_folder(self) -> str:
-        """Folder of the run: ``out``, or a name made of the data set, the method and the seed."""
+        """Folder of the run: ``out``, or a name made of the data set, the method, the loss and the seed."""
         if self.out is not None:
             return self.out
-        targets = "".join(f"-{count}" for count in self.targets) if self.method in ("mdprop", "adversarial") else ""
-        return f"runs/{self.dataset}-{self.method}{targets}-{self.loss}-seed{self.seed}"
+        kind = "".join(f"-{count}" for count in self.targets) if self.method in ("mdprop", "adversarial") else ""
+        if self.method in ("ensemble", "eat"):
+            kind = f"-{self.members}" + ("-nosplit" if self.method == "eat" and not self.split else "")
+        return f"runs/{self.dataset}-{self.method}{kind}-{self.loss}-seed{self.seed}"
 
     def differences(self, other: Recipe) -> list[str]:
         """Name the options in which two recipes differ in a way that would train different weights."""

@@ -77,13 +77,14 @@ def _from_checkpoint(path: Path) -> FoundModel:
     recipe = _recipe_of(path, state)
     prefix = "embedder."
     weights = {key.removeprefix(prefix): value for key, value in state["method"].items() if key.startswith(prefix)}
-    if "mean" not in weights:
+    means = [value for key, value in weights.items() if key == "mean" or key.endswith(".mean")]
+    if not means:
         raise RunRefusedError(f"{path} holds no embedder, as the checkpoints of `run METHOD` do")
 
     def build(channels: int) -> nn.Module:
         from robustdml_ext.assemble import build_network
 
-        own = weights["mean"].shape[1]
+        own = means[0].shape[1]
         if channels != own:
             raise RunRefusedError(f"{path} was trained on images of {_channels(own)}, and these have {channels}")
         network = build_network(recipe.model_copy(update={"weights": "none"}), channels)
@@ -91,7 +92,7 @@ def _from_checkpoint(path: Path) -> FoundModel:
         return network.eval()
 
     facts = {"kind": "checkpoint", "name": str(path), "step": state["step"], "arch": recipe.arch}
-    return FoundModel(build, {**facts, "channels": int(weights["mean"].shape[1])}, recipe)
+    return FoundModel(build, {**facts, "channels": int(means[0].shape[1])}, recipe)
 
 
 def _channels(count: int) -> str:

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from robustdml_ext.data import EpochLoader, LabeledImages, PKSampler
+from robustdml_ext.data import EpochLoader, LabeledImages
 from robustdml_ext.training.errors import RunRefusedError
 from robustdml_ext.training.processes import Processes
+
+
+class Sampler(Protocol):
+    """What plans epochs of batches, as `data.PKSampler` does."""
+
+    batch_size: int
+    batches_per_epoch: int
+
+    def epoch(self, epoch: int) -> list[list[int]]: ...
+
+
+class SideBySidePlans:
+    """Several samplers' batches, one after the other, as one batch.
+
+    Raises:
+        ValueError: no sampler, or epochs of different lengths.
+    """
+
+    def __init__(self, samplers: Sequence[Sampler]) -> None:
+        if len({sampler.batches_per_epoch for sampler in samplers}) != 1:
+            raise ValueError("samplers: expected at least one, and as many batches an epoch of each")
+        self.samplers = list(samplers)
+        self.batch_size = sum(sampler.batch_size for sampler in samplers)
+        self.batches_per_epoch = samplers[0].batches_per_epoch
+
+    def epoch(self, epoch: int) -> list[list[int]]:
+        """The epoch's batches of indices."""
+        plans = [sampler.epoch(epoch) for sampler in self.samplers]
+        return [[index for part in parts for index in part] for parts in zip(*plans, strict=True)]
 
 
 class TrainingBatches:
@@ -29,7 +60,7 @@ class TrainingBatches:
     def __init__(
         self,
         images: LabeledImages,
-        sampler: PKSampler,
+        sampler: Sampler,
         epochs: int,
         seed: int,
         processes: Processes,
@@ -53,8 +84,16 @@ class TrainingBatches:
         self.steps_per_epoch = sampler.batches_per_epoch
         self.steps = epochs * self.steps_per_epoch
 
-    def since(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield this process's images [b, C, H, W] and labels [b] from ``step`` on."""
+    def since(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield this process's images [b, C, H, W], labels [b] and places in the training set [b] from ``step`` on.
+
+        A broken image's stand-in, of its class, has the place of the broken one.
+        """
         first, within = divmod(step, self.steps_per_epoch)
         for epoch in range(first, self.epochs):
-            yield from self._loader.epoch(self._sampler.epoch(epoch), epoch, within if epoch == first else 0)
+            plan, start = self._sampler.epoch(epoch), within if epoch == first else 0
+            read = self._loader.epoch(plan, epoch, start)
+            for indices, (images, labels) in zip(plan[start:], read, strict=True):
+                own = len(indices) // self._loader.world_size
+                mine = indices[self._loader.rank * own : (self._loader.rank + 1) * own]
+                yield images, labels, torch.tensor(mine)

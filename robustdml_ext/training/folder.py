@@ -9,6 +9,7 @@ from robustdml_ext.training.errors import RunRefusedError
 
 LAST, BEST, METRICS, RESULT = "last.pt", "best.pt", "metrics.jsonl", "result.json"
 BACKBONE, RECIPE, NAN_BATCH, FAILURE = "backbone.pt", "recipe.yaml", "nan_batch.pt", "failure.txt"
+MEMBERS = "backbone-*.pt"
 _OURS = (LAST, BEST, METRICS, RESULT, BACKBONE, RECIPE, NAN_BATCH, FAILURE, "tensorboard")
 
 
@@ -52,5 +53,5 @@ def prepare_folder(folder: Path, *, go_on: bool) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    for old in folder.glob("step-*.pt"):
+    for old in (*folder.glob("step-*.pt"), *folder.glob(MEMBERS)):
         old.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
 from rich.console import Console
 
 from robustdml_ext import reporting
@@ -13,11 +12,14 @@ from robustdml_ext.data import DataSplits, PKSampler
 from robustdml_ext.methods import Context, Method
 from robustdml_ext.recipes import Published, Recipe, write_recipe_file
 from robustdml_ext.training import folder as names
-from robustdml_ext.training.batches import TrainingBatches
+from robustdml_ext.training.batches import SideBySidePlans, TrainingBatches
 from robustdml_ext.training.loop import Trainer
 from robustdml_ext.training.precision import choose_precision
 from robustdml_ext.training.processes import Processes
 from robustdml_ext.training.result import evaluate_clean, finish_run
+
+
+SEEDS_APART = 1_000_003
 
 
 class Job:
@@ -38,14 +40,21 @@ class Job:
         if recipe.select_on == "validation" and recipe.selects and splits.validation is None:
             raise ValueError("splits: select_on validation needs a validation split; take one by data.hold_out")
         self.recipe, self.splits, self.method, self.processes = recipe, splits, method, processes
-        sampler = PKSampler(splits.train.labels, recipe.batch_size, recipe.samples_per_class, recipe.seed)
+        # A method with several plans trains as many networks, each on an order of its own.
+        samplers = [
+            PKSampler(
+                splits.train.labels, recipe.batch_size, recipe.samples_per_class, recipe.seed + SEEDS_APART * plan
+            )
+            for plan in range(method.plans)
+        ]
+        sampler = samplers[0] if method.plans == 1 else SideBySidePlans(samplers)
         self.batches = TrainingBatches(splits.train, sampler, recipe.epochs, recipe.seed, processes, recipe.workers)
         self.context = Context(processes.world_size, processes.rank)
         self.precision = choose_precision(recipe.precision, processes.device)
         self.precision.place(method)
         processes.agree_on_weights(method)
         if processes.world_size > 1:
-            method.embedder.synchronize(torch.distributed.group.WORLD)
+            method.join(self.context)
 
     def train(self, folder: Path, console: Console | None = None, *, go_on: bool = False) -> Trainer:
         """Train to the end and return the trainer; ``folder`` must exist.

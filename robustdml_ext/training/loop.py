@@ -28,6 +28,7 @@ from robustdml_ext.training.optimizer import build_optimizer
 from robustdml_ext.training.precision import Precision
 from robustdml_ext.training.processes import Processes
 from robustdml_ext.training.progress import TrainingProgress
+from robustdml_ext.training.schedule import Schedule
 from robustdml_ext.training.state import (
     check_same_recipe,
     describe_recipe,
@@ -74,9 +75,7 @@ class Trainer:
         groups = method.parameter_groups(recipe.learning_rate, recipe.weight_decay)
         self.optimizer = build_optimizer(recipe.optimizer, groups, recipe.learning_rate)
         self._parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        # Every process computes the loss of the whole batch, so the loss's own parameters have its whole
-        # gradient in each of them, where the network's have only their share.
-        self._whole = [parameter for parameter in method.loss.parameters() if parameter.requires_grad]
+        self._schedule = Schedule(self.optimizer, recipe)
         # On the device: targets drawn on the CPU would make the GPU wait at every step.
         self.generator = torch.Generator(device=processes.device).manual_seed(recipe.seed)
         self.summary = TrainingSummary()
@@ -126,9 +125,11 @@ class Trainer:
         incoming = self.batches.since(self.step)
         clock = time.perf_counter()
         while self.step < last:
-            images, labels = next(incoming)
+            incoming_batch = next(incoming)
             clock = self._lap("data", clock)
-            self._one_step(images, labels, stop)
+            if self.step % per_epoch == 0 or self._schedule.epoch is None:
+                self._schedule.begin(self.step // per_epoch)
+            self._one_step(*incoming_batch, stop)
             clock = self._lap("step", clock)
             progress.step(self.step)
             if self.step % self.recipe.log_every == 0:
@@ -153,10 +154,11 @@ class Trainer:
         self.summary.seconds[stage] += now - since
         return now
 
-    def _one_step(self, images: Tensor, labels: Tensor, stop: StopRequest) -> None:
+    def _one_step(self, images: Tensor, labels: Tensor, indices: Tensor, stop: StopRequest) -> None:
         """Take one optimizer step, and find out whether all processes agree to stop after it."""
         device = self.processes.device
-        batch = Batch(self.precision.images(images), labels.to(device, non_blocking=True))
+        places = indices.to(device, non_blocking=True)
+        batch = Batch(self.precision.images(images), labels.to(device, non_blocking=True), places)
         before = self.generator.get_state()
         self.optimizer.zero_grad(set_to_none=True)
         with self.precision.autocast():
@@ -178,9 +180,7 @@ class Trainer:
     def _gather_gradients(self, stop: StopRequest) -> Tensor | None:
         if self.processes.world_size == 1:
             return None
-        for parameter in self._whole:
-            if parameter.grad is not None:
-                parameter.grad /= self.processes.world_size
+        self.method.before_sum(self.context)
         asked = torch.full((1,), float(stop.asked), device=self.processes.device)
         self.processes.sum_gradients(self._parameters, also=asked)
         return asked
@@ -224,6 +224,7 @@ class Trainer:
         found: dict[str, float] = {}
         if due and self.evaluate is not None:
             best = False
+            self.method.settle(self.context)
             if self.processes.writes:
                 # The evaluation may draw; the training must not notice.
                 with torch.random.fork_rng(drawn_on):
@@ -247,6 +248,7 @@ class Trainer:
         for seen in self._watch.drain():
             self._judge(seen)
         self._saved = self.step
+        self.method.settle(self.context)
         if self.log is None:
             return
         last, state = self.folder / names.LAST, self._state(self.log.sync())

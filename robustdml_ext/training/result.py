@@ -11,10 +11,11 @@ from rich.console import Console
 from torch import nn
 
 from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages, evaluation_batches
-from robustdml_ext.evaluation import ThreatModel, embed, evaluate, judge_threats
+from robustdml_ext.evaluation import ATTACKS, ThreatModel, embed, evaluate, judge_threats
 from robustdml_ext.evaluation.score import json_ready
+from robustdml_ext.evaluation.threats import standard_threat
 from robustdml_ext.methods import Method
-from robustdml_ext.models import Embedder
+from robustdml_ext.models import Embedder, EmbedderEnsemble
 from robustdml_ext.recipes import Published, Recipe
 from robustdml_ext.training import folder as names
 from robustdml_ext.training.checkpoint import load_checkpoint, write_atomically
@@ -52,26 +53,35 @@ def evaluate_clean(
         recall_at=recipe.recall_at,
         seed=recipe.seed,
         device=precision.device,
+        **({} if getattr(network, "voters", None) is None else {"voters": network.voters}),  # TEMP
     )
 
 
 def threat_models(recipe: Recipe) -> list[ThreatModel]:
-    """Return the attacks to be judged under: STAX and MTAX at each ε, white-box PGD in float32."""
-    return [
-        ThreatModel(
-            name=name,
-            epsilon=epsilon,
-            steps=recipe.eval_steps,
-            step_size=recipe.eval_step_size,
-            norm=recipe.eval_norm,
-            targets=targets,
-            random_start=recipe.eval_random_start,
-            restarts=recipe.eval_restarts,
-            keep_best=recipe.eval_keep_best,
-        )
-        for name, targets in (("stax", 1), ("mtax", recipe.eval_mtax_targets))
-        for epsilon in recipe.attack_epsilons
+    """Return the attacks to be judged under, by default STAX and MTAX at each ε, white-box PGD in float32.
+
+    Then those of the first ε with other numbers of steps.
+    """
+    radii, counts = recipe.attack_epsilons, [n for n in recipe.eval_sweep_steps if n != recipe.eval_steps]
+    cases = [(epsilon, recipe.eval_steps) for epsilon in radii] + [
+        (epsilon, n) for epsilon in radii[:1] for n in counts
     ]
+    return [_threat(recipe, name, epsilon, steps) for name in recipe.eval_attacks for epsilon, steps in cases]
+
+
+def _threat(recipe: Recipe, name: str, epsilon: float, steps: int) -> ThreatModel:
+    fields: dict[str, Any] = {
+        "norm": recipe.eval_norm,
+        "restarts": recipe.eval_restarts,
+        "route": "every" if recipe.eval_route == "every" and not ATTACKS[name].black_box else "whole",
+    }
+    if recipe.eval_random_start > 0:
+        fields["random_start"] = recipe.eval_random_start
+    if ATTACKS[name].algorithm == "pgd":
+        fields |= {"step_size": recipe.eval_step_size, "keep_best": recipe.eval_keep_best}
+    if name == "mtax":
+        fields["targets"] = recipe.eval_mtax_targets
+    return standard_threat(name, epsilon, steps=steps, **fields)
 
 
 def judge(
@@ -119,6 +129,7 @@ def finish_run(
         "published": None if published is None else published.model_dump(mode="json"),
         "data": {"protocol": splits.protocol, "zero_shot": splits.zero_shot},
         "results": json_ready(judge(network, splits, recipe, precision, console)),
+        **_members(network, splits, recipe, precision, console),
         "weights": {
             "chosen": "best" if recipe.selects else "last",
             "selected_on": recipe.select_on if recipe.selects else None,
@@ -131,18 +142,31 @@ def finish_run(
         "backbone": save_backbone(network, recipe, folder),
         "environment": describe_environment(),
     }
-    result["timing"]["judging_seconds"] = sum(entry["seconds"] for entry in result["results"])
+    judged = [result["results"], *result.get("members", [])]
+    result["timing"]["judging_seconds"] = sum(entry["seconds"] for entries in judged for entry in entries)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / names.RESULT, lambda file: file.write(text.encode()))
     return result
 
 
-def save_backbone(network: Embedder, recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """Write the plain network's state dict as ``backbone.pt`` and return what its user must know."""
-    state = {name: value.cpu().contiguous() for name, value in network.export().state_dict().items()}
-    write_atomically(folder / names.BACKBONE, lambda file: torch.save(state, file))
+def _members(
+    network: nn.Module, splits: DataSplits, recipe: Recipe, precision: Precision, console: Console
+) -> dict[str, Any]:
+    """Each member of an ensemble by itself (figure 4 of EAT), where that is asked for."""
+    if not recipe.judge_members or not isinstance(network, EmbedderEnsemble):
+        return {}
+    return {"members": [json_ready(judge(one, splits, recipe, precision, console)) for one in network.embedders]}
+
+
+def save_backbone(network: Embedder | EmbedderEnsemble, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Write the plain network's state dict as ``backbone.pt``, or each member's; return what its user must know."""
+    plain = network.export()
+    files = [names.BACKBONE] if isinstance(network, Embedder) else _member_files(network)
+    for name, one in zip(files, plain if isinstance(plain, list) else [plain], strict=True):
+        state = {key: value.cpu().contiguous() for key, value in one.state_dict().items()}
+        write_atomically(folder / name, lambda file, state=state: torch.save(state, file))  # type: ignore[misc]
     return {
-        "file": names.BACKBONE,
+        **({"file": files[0]} if isinstance(network, Embedder) else {"files": files, "inference": network.inference}),
         "arch": recipe.arch,
         "num_classes": network.embedding_dim,
         "mean": network.mean.flatten().tolist(),
@@ -150,3 +174,8 @@ def save_backbone(network: Embedder, recipe: Recipe, folder: Path) -> dict[str, 
         "use": "load into the plain architecture with num_classes outputs; normalize pixels of [0, 1] "
         "by mean and std; scale the outputs to unit length",
     }
+
+
+def _member_files(network: EmbedderEnsemble) -> list[str]:
+    stem, _, ending = names.BACKBONE.rpartition(".")
+    return [f"{stem}-{number}.{ending}" for number in range(1, len(network.members) + 1)]
