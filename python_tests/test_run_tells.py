@@ -29,11 +29,14 @@ def test_doctor_list_and_show_are_readable(capsys: pytest.CaptureFixture[str]) -
     assert "Kernel libraries" in capsys.readouterr().out
     assert run.main(["list"]) == 0
     listed = capsys.readouterr().out
-    for word in ("mdprop", "digits", "sop", "mdprop/sop-mdprop-1-5"):
+    for word in ("mdprop", "digits", "sop", "mdprop/sop-mdprop-1-5", "eat/cub200-2010-mobilenetv2-eat"):
         assert word in listed
     assert run.main(["show", "mdprop/sop-mdprop-1-5"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["recipe"]["targets"] == [1, 5] and shown["published"]["clean"]["recall@1"] == 78.7
+    assert run.main(["show", "eat/inshop-mobilenetv2-eat"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["recipe"]["members"] == 3 and shown["published"]["adversarial"]["recall@20"] == 72.64
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,8 +54,8 @@ def test_half_precision_members() -> None:
 def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match="members: expected at least one"):
         Ensemble([])
-    with pytest.raises(ValueError, match="inference: expected one of average, concatenate; got 'vote'"):
-        Ensemble(members(4), "vote")
+    with pytest.raises(ValueError, match="inference: expected one of average, concatenate, vote; got 'majority'"):
+        Ensemble(members(4), "majority")
     with pytest.raises(ValueError, match=r"members: expected one embedding size to average, got \[4, 6\]"):
         Ensemble(members(4, 6))(images())
     with pytest.raises(TypeError):
@@ -69,4 +69,30 @@ def test_an_ensemble_says_which_route_it_is_itself() -> None:
 
     assert Ensemble(members(4)).own_route == "average"
     assert Ensemble(members(4), "concatenate").own_route == "sum"
+    assert Ensemble(members(4), "vote").own_route == "sum"
     assert Rounded(members(4)).own_route is None
+    assert Rounded(members(4), "vote").own_route is None
+
+
+def test_an_ensemble_that_votes_embeds_side_by_side_and_says_whose_columns_are_whose() -> None:
+    parts = members(4, 6)
+    ensemble = Ensemble(parts, "vote")
+    assert ensemble.voters is None  # nothing tells before the first pass
+    assert torch.equal(ensemble(images()), Ensemble(parts, "concatenate")(images()))
+    assert ensemble.voters == (4, 6)
+    first, second = ensemble(images()).split(ensemble.voters, dim=1)
+    for found, part in zip((first, second), parts, strict=True):
+        torch.testing.assert_close(found, torch.nn.functional.normalize(part(images()), dim=1) / 2**0.5)
+    for inference in ("average", "concatenate"):
+        other = Ensemble(members(4, 4), inference)
+        other(images())
+        assert other.voters is None
+
+
+def test_voters_are_known_before_a_pass_where_members_say_their_sizes() -> None:
+    parts = members(4, 6)
+    parts[0].embedding_dim = 4
+    assert Ensemble(parts, "vote").voters is None
+    parts[1].embedding_dim = 6
+    assert Ensemble(parts, "vote").voters == (4, 6)
+    assert Ensemble(parts, "concatenate").voters is None

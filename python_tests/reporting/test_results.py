@@ -21,7 +21,8 @@ from robustdml_ext.reporting import (
     read_result,
     result_table,
 )
-from robustdml_ext.reporting.results import SEED_AND_PLACE, entry_label, inputs_label, mean_and_deviation
+from robustdml_ext.reporting.labels import entry_label, inputs_label
+from robustdml_ext.reporting.results import SEED_AND_PLACE, mean_and_deviation
 from robustdml_ext.reporting.tables import shown_entries
 
 
@@ -44,8 +45,9 @@ def make_result(recall: float = 0.5, **fields: Any) -> dict[str, Any]:
 
 def test_what_is_ignored_in_grouping_are_options_of_the_recipe() -> None:
     assert set(Recipe.model_fields) >= SEED_AND_PLACE
-    # Longer training is another method's figure, though a run may be resumed with more of it.
-    assert SEED_AND_PLACE - {"seed"} == NEUTRAL_FIELDS - {"epochs"}
+    # Longer training, and members that answer otherwise, are another method's figure, though a run may be resumed
+    # with more of the one and judged again by the other.
+    assert SEED_AND_PLACE - {"seed"} == NEUTRAL_FIELDS - {"epochs", "inference"}
 
 
 def test_deviation_is_that_of_a_sample() -> None:
@@ -117,27 +119,6 @@ def test_the_table_of_a_run_shows_published_figures_beside() -> None:
     assert "optimistic" not in out.getvalue()
     Console(file=out, width=140).print(result_table({**result, "weights": {"selected_on": "test"}}))
     assert "optimistic" in out.getvalue()
-
-
-@pytest.mark.parametrize("ending", ["png", "svg"])
-def test_the_figure_is_drawn(tmp_path: Path, ending: str) -> None:
-    groups = group_results(
-        [make_result(0.5, seed=0), make_result(0.7, seed=1), make_result(0.4, method="standard", targets=[])]
-    )
-    file = tmp_path / f"figure.{ending}"
-    draw_comparison(groups, file)
-    assert file.stat().st_size > 10_000
-    if ending == "svg":
-        assert "<svg" in file.read_text()[:1000]
-
-
-def test_a_figure_without_attacks_or_of_unknown_format_is_refused(tmp_path: Path) -> None:
-    result = make_result()
-    with pytest.raises(ReportError, match="cannot write"):
-        draw_comparison(group_results([result]), tmp_path / "figure.xyz")
-    result["results"] = result["results"][:1]
-    with pytest.raises(ReportError, match="attack"):
-        draw_comparison(group_results([result]), tmp_path / "figure.png")
 
 
 def test_an_unusual_attack_is_labelled() -> None:

@@ -108,6 +108,32 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         assert written == {"last.pt", "best.pt", "metrics.jsonl"}
 
 
+def test_members_spread_over_processes_train_as_in_one(tmp_path: Path) -> None:
+    common: dict[str, Any] = {
+        "optimizer": "sgd", "learning_rate": 1e-4, "batch_size": 60, "samples_per_class": 12, "epochs": 1,
+        "embedding_dim": 16, "tensorboard": False, "log_every": 1, "attack_steps": 2, "members": 3,
+        "proxy_lr_scale": 1.0, "inference": "concatenate",
+    }  # fmt: skip
+    jobs: dict[str, dict[str, Any]] = {
+        # Three members over two processes: one has two of them, and attacks' gradients are summed.
+        "eat": {**common, "method": "eat"},
+        # Batches and attacks of each member's own.
+        "ensemble": {**common, "method": "ensemble", "batch_size": 20, "samples_per_class": 4},
+    }
+    two_processes = _start(2, {str(tmp_path / "two" / name): fields for name, fields in jobs.items()})
+    for name, fields in jobs.items():
+        train(tmp_path / "one" / name, fields, ALONE)
+    _finish(two_processes)
+    for name in jobs:
+        one, two = (load_checkpoint(tmp_path / count / name / "last.pt") for count in ("one", "two"))
+        assert one["step"] == two["step"] > 10
+        torch.testing.assert_close(two["method"], one["method"], rtol=1e-4, atol=1e-4)
+        curves = [(tmp_path / count / name / "metrics.jsonl").read_text().splitlines() for count in ("one", "two")]
+        for first, second in zip(*curves, strict=True):
+            figures = [{k: v for k, v in json.loads(line).items() if k != "kind"} for line in (first, second)]
+            assert figures[1] == pytest.approx(figures[0], rel=1e-3, abs=1e-4)
+
+
 def test_a_stop_sent_to_one_process_stops_both_at_the_same_step(tmp_path: Path) -> None:
     fields = {"method": "standard", "epochs": 10_000, "tensorboard": False, "save_every": 5}
     started = _start(2, {str(tmp_path): fields})

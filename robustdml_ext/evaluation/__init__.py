@@ -17,6 +17,8 @@ from robustdml_ext.evaluation.spectrum import rho_spectrum
 from robustdml_ext.evaluation.suite import DEFAULT_GROUPS, GROUPS, embed, evaluate
 from robustdml_ext.evaluation.threats import ATTACKS, STANDARD, ThreatModel, standard_threat
 from robustdml_ext.evaluation.verification import DetPoints, det_points, eer, pair_scores
+from robustdml_ext.evaluation.voting_clusters import voted_clusters
+from robustdml_ext.evaluation.voting_retrieval import voted_recall_at_k
 
 __all__ = [
     "ATTACKS",
@@ -59,4 +61,6 @@ __all__ = [
     "standard_threat",
     "summary_rows",
     "sweep",
+    "voted_clusters",
+    "voted_recall_at_k",
 ]

@@ -15,6 +15,7 @@ from robustdml_ext.evaluation.ranks import ahead_with_moved, normalized_ranks, r
 from robustdml_ext.evaluation.subject import Embedded, Subject
 from robustdml_ext.evaluation.suite import GROUPS, _groups, evaluate
 from robustdml_ext.evaluation.threats import BOTH_SIDES, ThreatModel
+from robustdml_ext.evaluation.voting_retrieval import voted_ahead, voted_ahead_with_moved
 
 # Of these a defender wants little; of the others, much.
 SMALL_IS_GOOD = ("pi_intra", "pi_ratio", "eer", "rho_spectrum")
@@ -48,8 +49,10 @@ class Figures:
     Attributes:
         metrics: name → figure: "recall@k"; where all images are alike ("queries and gallery" attacked, or none) the
             other groups of `evaluate`; "rank", the mean normalized rank of the attack's candidates.
-        ahead: items ahead of each query's nearest right one, int64 `[N]`; what the recalls are made of.
-        ranks: normalized rank of each query's candidates, float64 `[N]`, where there are some.
+        ahead: items ahead of each query's nearest right one, int64 `[N]`; what the recalls are made of. Of a model that
+            votes, one less than the first of the wanted depths at which it answers the query's class (`voted_ahead`).
+        ranks: normalized rank of each query's candidates, float64 `[N]`, where there are some. Of a model that votes,
+            by the cosine of the members' embeddings side by side, as votes give no item a rank.
     """
 
     metrics: dict[str, float]
@@ -62,7 +65,7 @@ def measure(subject: Subject, embedded: Embedded, wanted: Wanted) -> Figures:
 
     Embeddings that are not finite find nothing and are not found; figures of clusters have zero vectors in their place.
     """
-    ahead = _ahead(subject, embedded)
+    ahead = _ahead(subject, embedded, wanted)
     metrics = recalls(ahead, wanted)
     if wanted.groups:
         whole = embedded.whole()
@@ -77,6 +80,7 @@ def measure(subject: Subject, embedded: Embedded, wanted: Wanted) -> Figures:
             seed=wanted.seed,
             device=subject.measured_on,
             metrics=wanted.groups,
+            voters=subject.voters,
         )
     return Figures(metrics, ahead)
 
@@ -88,9 +92,12 @@ def measure_attacked(subject: Subject, attacked: Attacked, threat: ThreatModel, 
         return measure(subject, embedded, wanted)
     ranks = None
     if attacked.moved is not None and attacked.candidates is not None:
-        ahead, ranks = _with_moved(subject, embedded, attacked.candidates[:, 0], attacked.moved, raised)
+        candidates = attacked.candidates[:, 0]
+        ahead, ranks = _with_moved(subject, embedded, candidates, attacked.moved, raised)
+        if subject.voters is not None:
+            ahead = _voted_with_moved(subject, embedded, candidates, attacked.moved, wanted)
     else:
-        ahead = _ahead(subject, embedded, same=False)
+        ahead = _ahead(subject, embedded, wanted, same=False)
         if attacked.candidates is not None:
             ranks = _ranks(subject, embedded, attacked.candidates, raised)
     metrics = recalls(ahead, wanted)
@@ -194,11 +201,31 @@ def recalls(ahead: Tensor, wanted: Wanted) -> dict[str, float]:
     return {f"recall@{k}": int((ahead < k).sum()) / len(ahead) for k in wanted.recall_at}
 
 
-def _ahead(subject: Subject, embedded: Embedded, same: bool = True) -> Tensor:
+def _ahead(subject: Subject, embedded: Embedded, wanted: Wanted, same: bool = True) -> Tensor:
     """Items ahead, with `same` of queries that are the gallery where no other one is given."""
-    device = subject.measured_on
+    device, itself = subject.measured_on, not subject.separate
     queries, labels = embedded.queries.to(device), subject.labels.to(device)
-    if same and not subject.separate:
-        return right_ahead(queries, labels, None, None, True)
-    gallery, gallery_labels = embedded.gallery.to(device), subject.gallery_labels.to(device)
-    return right_ahead(queries, labels, gallery, gallery_labels, not subject.separate)
+    gallery = gallery_labels = None
+    if subject.separate or not same:
+        gallery, gallery_labels = embedded.gallery.to(device), subject.gallery_labels.to(device)
+    if subject.voters is not None:
+        return voted_ahead(queries, labels, gallery, gallery_labels, itself, subject.voters, wanted.recall_at)
+    return right_ahead(queries, labels, gallery, gallery_labels, itself)
+
+
+def _voted_with_moved(
+    subject: Subject, embedded: Embedded, candidates: Tensor, moved: Tensor, wanted: Wanted
+) -> Tensor:
+    assert subject.voters is not None
+    device = subject.measured_on
+    return voted_ahead_with_moved(
+        embedded.queries.to(device),
+        subject.labels.to(device),
+        embedded.gallery.to(device),
+        subject.gallery_labels.to(device),
+        not subject.separate,
+        candidates.to(device),
+        moved.to(device),
+        subject.voters,
+        wanted.recall_at,
+    )

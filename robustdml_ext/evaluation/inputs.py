@@ -16,6 +16,8 @@ Labels: TypeAlias = Array | Sequence[int]
 
 DISTANCES = ("cosine", "euclidean")
 BACKENDS = ("own", "faiss")
+# Cosines are rounded to this part of 1, far above what the order of a sum changes, so that equal rows are equally near.
+_GRID = 2.0**-46
 
 
 def as_matrix(embeddings: Array, name: str = "embeddings") -> Tensor:
@@ -93,6 +95,11 @@ def unit(matrix: Tensor) -> Tensor:
     # Before any square is taken, so that none overflows or vanishes; afterwards lengths are at least 1, or 0.
     matrix = matrix / torch.where(largest > 0, largest, 1.0)
     return matrix / matrix.square().sum(1, keepdim=True).sqrt().clamp_min(1.0)
+
+
+def rounded_cosines(cosines: Tensor) -> Tensor:
+    """Float64 cosines, in place, rounded so that the order in which products were added leaves no trace."""
+    return cosines.div_(_GRID).round_().mul_(_GRID)
 
 
 def scale_to_one(largest: float) -> float:

@@ -96,7 +96,11 @@ def protocol_of(
     seed: int,
     wanted: Wanted,
 ) -> dict[str, Any]:
-    """All that a score depends on, but for the model."""
+    """All that a score depends on, but for the model.
+
+    And "inference" where the model's is a vote: how it answers is a part of the model, like its weights, so that it has
+    no part in the fingerprint, and an ensemble that votes compares with a single model.
+    """
     first = {}
     for threat in threats:
         fields = {name: getattr(threat, name) for name in threat.__dataclass_fields__}
@@ -121,4 +125,5 @@ def protocol_of(
         **subject.images_read,
         "recall_at": list(wanted.recall_at),
     }
-    return content | {"fingerprint": fingerprint(content)}
+    voting = {} if subject.voters is None else {"inference": f"vote of {len(subject.voters)}"}
+    return content | {"fingerprint": fingerprint(content)} | voting

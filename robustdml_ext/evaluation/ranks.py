@@ -11,13 +11,11 @@ import torch
 from torch import Tensor
 
 from robustdml_ext.attacks import normalized_rank
-from robustdml_ext.evaluation.inputs import unit
+from robustdml_ext.evaluation.inputs import rounded_cosines, unit
 from robustdml_ext.evaluation.subject import broken, without_broken
 from robustdml_ext.ops.neighbors import NONE_OF_THE_CLASS, items_ahead
 
 _BLOCK = 4_000_000  # similarities held at a time
-# Cosines are rounded to this part of 1, far above what the order of a sum changes, so that equal rows are equally near.
-_GRID = 2.0**-46
 
 
 def right_ahead(
@@ -126,7 +124,7 @@ def ahead_with_moved(
     for rows, cosines in _blocks(queries, gallery, own, device):
         candidate = candidates[rows].to(device)
         directions = [_directions(without_broken(x[rows]).to(device)) for x in (queries, moved)]
-        value = _rounded((directions[0] * directions[1]).sum(1, keepdim=True))
+        value = rounded_cosines((directions[0] * directions[1]).sum(1, keepdim=True))
         cosines.scatter_(1, candidate[:, None], value)
         ranks.append((_before(cosines, value, candidate, index) / others).cpu())
         right = (labels[rows, None] == gallery_labels) & (cosines > -torch.inf)
@@ -147,10 +145,6 @@ def _directions(embeddings: Tensor) -> Tensor:
     return unit(embeddings.detach().double())
 
 
-def _rounded(cosines: Tensor) -> Tensor:
-    return cosines.div_(_GRID).round_().mul_(_GRID)
-
-
 def _blocks(
     queries: Tensor, gallery: Tensor, own: Tensor | None, device: torch.device
 ) -> Iterator[tuple[slice, Tensor]]:
@@ -160,7 +154,7 @@ def _blocks(
     size = max(1, _BLOCK // len(items))
     for first in range(0, len(queries), size):
         rows = slice(first, min(first + size, len(queries)))
-        cosines = _rounded(_directions(without_broken(queries[rows]).to(device)) @ items.T)
+        cosines = rounded_cosines(_directions(without_broken(queries[rows]).to(device)) @ items.T)
         cosines.masked_fill_(lost, -torch.inf)
         if own is not None:
             cosines.scatter_(1, own[rows, None].to(device), -torch.inf)

@@ -73,6 +73,10 @@ def judge_robustness(
     The worst case at an ε counts what any attack did at that ε or at a smaller one of the norm, whose ball lies within;
     an attack's own figures are its own. An embedding that is not finite, clean or attacked, is a miss.
 
+    A model with `voters`, the widths of an ensemble's members in its embeddings (`models.Ensemble` with inference
+    "vote"), is judged by their votes: recall and clusters as `evaluate` has them with `voters`. "rank" and the other
+    groups of figures stay those of the embeddings side by side.
+
     Args:
         model: images `[B, C, H, W]` in [0, 1] → embeddings `[B, D]`; any module. Cosine distance is judged.
         images: the queries: a split of `robustdml_ext.data`, any torch data set of (image, label), or batches that can

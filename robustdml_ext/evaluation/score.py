@@ -59,7 +59,7 @@ class RobustnessReport:
             metrics), "seconds".
         checks: of each check "check", "passed", "message", and its numbers.
         protocol: all that a figure depends on but for the model, and its "fingerprint". Scores compare only under the
-            same.
+            same. "inference", of a model that votes, is a fact of the model and stands outside of it.
         score: as `DEFINITION` says, in [0, 1]; NaN where no attack was asked for.
         areas: norm → the area of that norm.
         survivors: (norm, ε, attack) → which queries still have a right item first, bool `[N]`; of the attack "worst",
@@ -156,17 +156,18 @@ def rank_models(
     }
     first: tuple[str, dict[str, Any]] | None = None
     for name, report in read.items():
+        protocol = {key: value for key, value in report.protocol.items() if key != "inference"}
         if report.warnings:
             warnings.warn(f"the score of {name} is doubtful: {'; '.join(report.warnings)}", stacklevel=2)
         if math.isnan(report.score):
             raise ValueError(f"reports: {name} has no score, as it was not attacked")
         if first is None:
-            first = (name, report.protocol)
-        elif report.protocol != first[1]:
+            first = (name, protocol)
+        elif protocol != first[1]:
             keys = [
                 key
-                for key in {**first[1], **report.protocol}
-                if key != "fingerprint" and first[1].get(key) != report.protocol.get(key)
+                for key in {**first[1], **protocol}
+                if key != "fingerprint" and first[1].get(key) != protocol.get(key)
             ]
             raise ValueError(f"reports: {first[0]} and {name} were judged differently, in {', '.join(sorted(keys))}")
     return sorted(((name, report.score) for name, report in read.items()), key=lambda pair: (-pair[1], pair[0]))

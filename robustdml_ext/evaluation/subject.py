@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from robustdml_ext.evaluation.suite import SequentialImages, _batches, embed
 from robustdml_ext.evaluation.threats import BOTH_SIDES, GALLERY, QUERIES
+from robustdml_ext.evaluation.voting import check_voters
 
 Images = SequentialImages | Dataset[tuple[Tensor, int]] | Iterable[tuple[Tensor, Tensor]]
 
@@ -113,6 +114,19 @@ class Subject:
         self._labels: list[Tensor] = []
         self._records: list[_Record] = []
         self._remembered: dict[Hashable, Tensor] = {}
+
+    @property
+    def voters(self) -> tuple[int, ...] | None:
+        """The widths of the members' embeddings where the model's inference is a vote (`evaluate`); None elsewhere.
+
+        The model's own `voters`, looked at once the clean pass is done, before which it may not know them.
+
+        Raises:
+            TypeError, ValueError: they are no widths that add up to the embeddings' (`voting.check_voters`).
+        """
+        width = self.clean().queries.shape[1]
+        voters = getattr(self.model, "voters", None)
+        return None if voters is None else check_voters(voters, width)
 
     @property
     def measured_on(self) -> torch.device:

@@ -19,6 +19,9 @@ from robustdml_ext.evaluation.kmeans import kmeans
 from robustdml_ext.evaluation.pairs import all_pairs_eer
 from robustdml_ext.evaluation.retrieval import ranking_scores, recall_at_k
 from robustdml_ext.evaluation.spectrum import rho_spectrum
+from robustdml_ext.evaluation.voting import check_voters
+from robustdml_ext.evaluation.voting_clusters import voted_clusters
+from robustdml_ext.evaluation.voting_retrieval import voted_recall_at_k
 
 
 @runtime_checkable
@@ -45,6 +48,7 @@ def evaluate(
     device: torch.device | str | None = None,
     metrics: str | Sequence[str] = "default",
     backend: str = "own",
+    voters: Sequence[int] | None = None,
 ) -> dict[str, float]:
     """Every figure of `embeddings` [N, D] with `labels` [N]: fractions, not percent.
 
@@ -71,19 +75,32 @@ def evaluate(
     k-means and verification run on `device` (default: where the embeddings are), the rest on the CPU.
     `backend="faiss"` does recall, ranking and k-means by faiss, in float32.
 
+    With `voters`, D_1, …, D_V, the columns are the embeddings of V members of an ensemble side by side, and the
+    ensemble's inference is by voting: "recall" is that of `voted_recall_at_k`, where an answer at one of `recall_at`
+    counts at the larger ones; "clustering" and "ami" are of `voted_clusters`. "ranking", "density", "spectrum" and
+    "verification", for which a vote has no form, are those of the members side by side, whose cosine is the mean of the
+    members' where each has the same length.
+
     Raises: TypeError, ValueError for arguments of the wrong type or shape, values that are not finite, or groups
-    that there are not; ImportError for a backend that is not installed.
+    that there are not; voters with a distance or a backend other than the defaults; ImportError for a backend that is
+    not installed.
     """
     check_distance(distance)
     one_of("backend", backend, BACKENDS)
     wanted = _groups(metrics, clustering)
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels must be given together")
-    matrix, classes = _prepared(embeddings, labels, distance, device)
-    searched: dict[str, Any] = {"gallery": None, "gallery_labels": None, "distance": distance}
+    if voters is not None and (distance, backend) != ("cosine", "own"):
+        raise ValueError(f"voters: need distance 'cosine' and backend 'own', got {distance!r} and {backend!r}")
+    # Members are scaled each by itself.
+    scaled = distance == "cosine" and voters is None
+    matrix, classes = _prepared(embeddings, labels, scaled, device)
+    if voters is not None:
+        check_voters(voters, matrix.shape[1])
+    searched: dict[str, Any] = {"gallery": None, "gallery_labels": None}
     together, all_classes = matrix, classes
     if gallery is not None and gallery_labels is not None:
-        items, item_classes = _prepared(gallery, gallery_labels, distance, device, "gallery")
+        items, item_classes = _prepared(gallery, gallery_labels, scaled, device, "gallery")
         if items.shape[1] != matrix.shape[1]:
             raise ValueError(f"gallery must have the queries' {matrix.shape[1]} dimensions, got {items.shape[1]}")
         searched |= {"gallery": items, "gallery_labels": item_classes}
@@ -91,12 +108,20 @@ def evaluate(
         all_classes = np.concatenate([classes, item_classes])
     figures: dict[str, float] = {}
     if "recall" in wanted:
-        recalls = recall_at_k(matrix, classes, recall_at, **searched, backend=backend)
+        if voters is None:
+            recalls = recall_at_k(matrix, classes, recall_at, **searched, distance=distance, backend=backend)
+        else:
+            recalls = voted_recall_at_k(matrix, classes, voters, recall_at, **searched)
         figures |= {f"recall@{k}": value for k, value in recalls.items()}
+    searched["distance"] = distance
     if "ranking" in wanted:
         figures |= ranking_scores(matrix, classes, **searched, backend=backend)
     if "clustering" in wanted or "ami" in wanted:
-        clusters = kmeans(together, len(np.unique(all_classes)), seed, backend=backend)
+        count = len(np.unique(all_classes))
+        if voters is None:
+            clusters = kmeans(together, count, seed, backend=backend)
+        else:
+            clusters = voted_clusters(together, voters, count, seed=seed)
         if "clustering" in wanted:
             figures |= {"nmi": nmi(clusters, all_classes), "f1": f1(clusters, all_classes)}
         if "ami" in wanted:
@@ -123,13 +148,13 @@ def _groups(metrics: str | Sequence[str], clustering: bool) -> set[str]:
 
 
 def _prepared(
-    embeddings: Array, labels: Labels, distance: str, device: torch.device | str | None, name: str = "embeddings"
+    embeddings: Array, labels: Labels, scaled: bool, device: torch.device | str | None, name: str = "embeddings"
 ) -> tuple[Tensor, npt.NDArray[np.int64]]:
     matrix = as_matrix(embeddings, name)
     classes = as_labels(labels, len(matrix), "labels" if name == "embeddings" else f"{name}_labels")
     if device is not None:
         matrix = matrix.to(device)
-    return unit(matrix) if distance == "cosine" else matrix, classes
+    return unit(matrix) if scaled else matrix, classes
 
 
 def embed(

@@ -31,6 +31,7 @@ class Adversarial(Method):
     """
 
     name = "adversarial"
+    embedder: Embedder
 
     def __init__(
         self,

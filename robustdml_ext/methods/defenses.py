@@ -101,8 +101,10 @@ class MixUp(Defense):
 
     name = "mixup"
 
-    def __init__(self, embedder: Embedder, loss: nn.Module, *, alpha: float = 1.0, beta: float = 0.5,
-                 label_vectors: str = "embeddings") -> None:  # fmt: skip
+    def __init__(
+        self, embedder: Embedder, loss: nn.Module, *, alpha: float = 1.0, beta: float = 0.5,
+        label_vectors: str = "embeddings",
+    ) -> None:  # fmt: skip
         super().__init__(embedder, loss, beta=beta, label_vectors=label_vectors)
         if not alpha > 0:
             raise ValueError(f"alpha: expected a number above 0, got {alpha}")
@@ -145,8 +147,10 @@ class IAT(MixUp):
 
     name = "iat"
 
-    def __init__(self, embedder: Embedder, loss: nn.Module, attack: PGD | None = None, *, alpha: float = 1.0,
-                 beta: float = 0.5, label_vectors: str = "embeddings", attack_objective: str = "away") -> None:  # fmt: skip
+    def __init__(
+        self, embedder: Embedder, loss: nn.Module, attack: PGD | None = None, *, alpha: float = 1.0, beta: float = 0.5,
+        label_vectors: str = "embeddings", attack_objective: str = "away",
+    ) -> None:  # fmt: skip
         super().__init__(embedder, loss, alpha=alpha, beta=beta, label_vectors=label_vectors)
         self.attack = self.attack if attack is None else attack
         self.attack_objective = check_objective(attack_objective, self.attack)
@@ -175,8 +179,10 @@ class TRADES(Defense):
 
     name = "trades"
 
-    def __init__(self, embedder: Embedder, loss: nn.Module, attack: PGD | None = None, *, trade_off: float = 6.0,
-                 attack_objective: str = "away") -> None:  # fmt: skip
+    def __init__(
+        self, embedder: Embedder, loss: nn.Module, attack: PGD | None = None, *, trade_off: float = 6.0,
+        attack_objective: str = "away",
+    ) -> None:  # fmt: skip
         super().__init__(embedder, loss, attack, attack_objective=attack_objective)
         if not trade_off >= 0:
             raise ValueError(f"trade_off: expected a number >= 0, got {trade_off}")

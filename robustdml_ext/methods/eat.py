@@ -51,7 +51,8 @@ class EAT(Method):
     Args:
         ensemble: the members.
         losses: L_metric of each member, with proxies of its own.
-        parts: each training image's part, int64 `[n]`, of 0 to N − 1; None: no data split, every member takes every image.
+        parts: each training image's part, int64 `[n]`, of 0 to N − 1; None: no split, every
+            member takes every image.
         attack: gen of line 7; `default_attack` where None.
         beta: β of line 9; 1 trains on clean images alone. Not given in the paper; 1/2 here.
         self_transfer: attack the whole ensemble (line 7). Off: each member trains on attacks on itself alone.
@@ -99,6 +100,11 @@ class EAT(Method):
         assert isinstance(self.embedder, EmbedderEnsemble)
         return self.embedder
 
+    @property
+    def losses(self) -> list[nn.Module]:
+        """L_metric of each member."""
+        return list(self.loss.children())
+
     def training_step(self, batch: Batch, generator: torch.Generator, context: Context) -> StepOutput:
         """Σ_i L_EAT of line 9; the members' gradients have nothing in common."""
         own = own_members(len(self.ensemble.members), context)
@@ -107,7 +113,7 @@ class EAT(Method):
         attacked = self._attacked(images, labels, rows, own, generator, context) if self.beta < 1 else None
 
         def step(number: int) -> tuple[Tensor, Tensor, Tensor]:
-            here, member, loss = rows[number], self.ensemble.members[number], self.loss[number]
+            here, member, loss = rows[number], self.ensemble.members[number], self.losses[number]
             if attacked is None:
                 clean = member(images[here])
                 return loss(clean, labels[here]), clean.new_zeros(()), clean.new_zeros(())
@@ -124,7 +130,7 @@ class EAT(Method):
         log: dict[str, Tensor | float] = {}
         for name, which in (("loss/clean", 0), ("loss/adversarial", 1), ("distance/adversarial", 2)):
             if which == 0 or attacked is not None:
-                mean = torch.stack([values[which].detach() for values in found.values()]).sum() / len(self.loss)
+                mean = torch.stack([values[which].detach() for values in found.values()]).sum() / len(self.losses)
                 log[name] = sum_of_all(mean, context)
         return StepOutput(sum_of_all(torch.stack(losses).sum(), context), log)
 
@@ -148,7 +154,7 @@ class EAT(Method):
         alone = Context()  # every process has the whole batch
         if self.self_transfer:
             together = attack_members(
-                [self.ensemble.members[n] for n in own], [self.loss[n] for n in own], images, labels, self.attack,
+                [self.ensemble.members[n] for n in own], [self.losses[n] for n in own], images, labels, self.attack,
                 generator, alone, objective=self.attack_objective,
                 sums=SumOfProcesses(context) if context.world_size > 1 else None,
             )  # fmt: skip
@@ -160,7 +166,7 @@ class EAT(Method):
             if number in own:
                 here = rows[number]
                 attacked[number] = attack_members(
-                    [self.ensemble.members[number]], [self.loss[number]], images[here], labels[here], self.attack,
+                    [self.ensemble.members[number]], [self.losses[number]], images[here], labels[here], self.attack,
                     generator, alone, objective=self.attack_objective, noise=None if noise is None else noise[here],
                 )  # fmt: skip
         return attacked
@@ -170,7 +176,7 @@ class EAT(Method):
         groups: list[dict[str, Any]] = [
             {"params": [p for p in self.ensemble.parameters() if p.requires_grad], "lr": lr}
         ]
-        for loss in self.loss:
+        for loss in self.losses:
             own_groups = getattr(loss, "parameter_groups", None)
             groups += [] if own_groups is None else own_groups(lr)
         return [{"weight_decay": weight_decay, **group} for group in groups]
@@ -182,7 +188,7 @@ class EAT(Method):
     def before_sum(self, context: Context) -> None:
         """Gives the parameters of other processes' members a gradient of zero, to be summed with the true one."""
         own = own_members(len(self.ensemble.members), context)
-        for number, parts in enumerate(zip(self.ensemble.members, self.loss, strict=True)):
+        for number, parts in enumerate(zip(self.ensemble.members, self.losses, strict=True)):
             for parameter in _trained(parts) if number not in own else ():
                 parameter.grad = torch.zeros_like(parameter)
 

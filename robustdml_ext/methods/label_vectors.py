@@ -37,8 +37,8 @@ def metric_to_vectors(loss: nn.Module, embeddings: Tensor, vectors: Tensor, labe
     proxies = [name for name, value in loss.named_parameters() if value.dim() == 2]
     if len(proxies) != 1:
         raise TypeError(
-            f"loss: {type(loss).__name__} takes no reference and has no table of proxies that label vectors could stand "
-            "in for; use label_vectors 'classes'"
+            f"loss: {type(loss).__name__} takes no reference and has no table of proxies that label vectors could "
+            "stand in for; use label_vectors 'classes'"
         )
     classes, index = labels.unique(return_inverse=True)
     units = F.normalize(vectors, dim=1)

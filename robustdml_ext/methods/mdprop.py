@@ -43,6 +43,7 @@ class MDProp(Method):
     """
 
     name = "mdprop"
+    embedder: Embedder
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-INFERENCES = ("average", "concatenate")
+INFERENCES = ("average", "concatenate", "vote")
 
 
 class Ensemble(nn.Module):
@@ -16,16 +16,22 @@ class Ensemble(nn.Module):
 
     Every member's embedding e_i is scaled to unit length first, so that none outweighs the others:
         "average": (Σ e_i) / ‖Σ e_i‖, `[B, D]`;
-        "concatenate": (e_1, …, e_N) / √N, `[B, D_1 + … + D_N]`; its cosine is the mean of the members' cosines.
+        "concatenate": (e_1, …, e_N) / √N, `[B, D_1 + … + D_N]`; its cosine is the mean of the members' cosines;
+        "vote": the same embeddings, and figures by voting: `voters` says where each member's columns end, and
+            `evaluation` then lets members answer one by one and takes what most of them say. That is the inference of
+            EAT, which prefers it to the average as no gradient comes through a vote. An attacker who knows better takes
+            that of the embeddings side by side, which is the sum of the members' (equation 10).
 
     Attributes:
         members: the embedders.
+        voters: widths D_1, …, D_N of the members' embeddings where inference is "vote": those of the last pass or,
+            before the first one, of the members' `embedding_dim` where all have one. Otherwise None.
         own_route: which of the routes that `attacks.routes` takes into an ensemble is this model itself, up to a
             constant factor: `"average"` or `"sum"`; None for a subclass with a forward of its own.
 
     Args:
         members: images `[B, C, H, W]` → embeddings `[B, D_i]`; any modules.
-        inference: `"average"` or `"concatenate"`.
+        inference: `"average"`, `"concatenate"` or `"vote"`.
 
     Raises:
         ValueError: no member, or an unknown inference.
@@ -40,6 +46,17 @@ class Ensemble(nn.Module):
         if inference not in INFERENCES:
             raise ValueError(f"inference: expected one of {', '.join(INFERENCES)}; got {inference!r}")
         self.inference = inference
+        self._widths: tuple[int, ...] | None = None
+
+    @property
+    def voters(self) -> tuple[int, ...] | None:
+        if self.inference != "vote":
+            return None
+        if self._widths is not None:
+            return self._widths
+        sizes = [getattr(member, "embedding_dim", None) for member in self.members]
+        known = [size for size in sizes if isinstance(size, int)]
+        return tuple(known) if len(known) == len(sizes) else None
 
     @property
     def own_route(self) -> str | None:
@@ -55,7 +72,8 @@ class Ensemble(nn.Module):
         """
         embeddings = [member(images) for member in self.members]
         units = [F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1) for x in embeddings]
-        if self.inference == "concatenate":
+        self._widths = tuple(unit.shape[1] for unit in units)
+        if self.inference != "average":
             together: Tensor = torch.cat(units, 1) / len(units) ** 0.5
             return together
         if len({unit.shape[1] for unit in units}) > 1:

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
-from robustdml_ext.models.build import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SMALL,
-    WITHOUT_AUXILIARY,
+from robustdml_ext.models.architectures import (
+    IMAGENET_CLASSES,
+    OWN,
     check_arch,
     find_classifier,
+    make_network,
+    normalization,
 )
-from robustdml_ext.models.small import SmallNet
-from robustdml_ext.models.weights import load_file, load_named, named_weights, read_state
+from robustdml_ext.models.weights import load_file, load_named, local_weights, named_weights, read_state
 
-IMAGENET_CLASSES = 1000
 EMBEDDINGS = ("auto", "features", "output")
 
 
@@ -73,14 +69,14 @@ def plain_embedder(
     """An architecture's own network with trained weights, to be judged; batch norm is not needed.
 
     Args:
-        arch: any torchvision classification network, or `small`.
+        arch: any torchvision classification network, `bn_inception` or `small`.
         weights: `imagenet`, another of torchvision's names, `none`, or a file with a state dict in the architecture's
             keys, for example the `backbone.pt` of a run.
         embedding: `output`, of the classifier; `features`, what it is given; `auto`: the features of a classifier of
             ImageNet's 1,000 classes or of no trained weights, and else the output, whose size the file tells.
         channels: of the images; other than 3 for `small` only.
         unit_length: scale embeddings to length 1.
-        mean, std: by default ImageNet's, and for `small` none.
+        mean, std: by default ImageNet's, those of the published weights for `bn_inception`, and for `small` none.
 
     Raises:
         ValueError: an unknown name, or weights that do not fit.
@@ -88,42 +84,27 @@ def plain_embedder(
     """
     if embedding not in EMBEDDINGS:
         raise ValueError(f"embedding: expected one of {', '.join(EMBEDDINGS)}, got {embedding!r}")
-    check_arch(arch)
-    if arch != SMALL and channels != 3:
-        raise ValueError(
-            f"channels: {arch} takes images of 3 channels, got {channels}; ask for 3 of gray images, or for small"
-        )
-    if arch == SMALL and weights == "imagenet":
-        raise ValueError("weights: small has no ImageNet weights; expected a file, or none")
+    check_arch(arch, channels)
+    if weights == "imagenet" and arch in OWN and OWN[arch].url is None:
+        raise ValueError(f"weights: {arch} has no ImageNet weights; expected a file, or none")
+    weights = local_weights(arch, weights)
     named = None if weights == "none" else named_weights(arch, weights)
-    trained = named is not None or weights != "none"
+    from_file = weights != "none" and named is None
     outputs = IMAGENET_CLASSES
-    if trained and named is None:
-        outputs = _outputs(read_state(weights, arch), _network(arch, channels, IMAGENET_CLASSES), arch)
-    network = (
-        load_named(arch, named, {"aux_logits": False} if arch in WITHOUT_AUXILIARY else {})
-        if named is not None
-        else _network(arch, channels, outputs)
-    )
+    if from_file:
+        outputs = _outputs(read_state(weights, arch), make_network(arch, channels, IMAGENET_CLASSES), arch)
+    network = load_named(arch, named) if named is not None else make_network(arch, channels, outputs)
     classifier = find_classifier(network, arch)
     head = network.get_submodule(classifier)
-    if trained and named is None:
+    if from_file:
         network.set_submodule(classifier, nn.Identity())
         head.load_state_dict(load_file(network, weights, arch, classifier))
     if embedding == "auto":
         embedding = "features" if outputs == IMAGENET_CLASSES else "output"
     network.set_submodule(classifier, head if embedding == "output" else nn.Identity())
-    default_mean, default_std = ((0.0,), (1.0,)) if arch == SMALL else (IMAGENET_MEAN, IMAGENET_STD)
+    default_mean, default_std = normalization(arch, channels)
     model = PlainEmbedder(network, mean or default_mean, std or default_std, unit_length)
     return model.eval()
-
-
-def _network(arch: str, channels: int, outputs: int) -> nn.Module:
-    if arch == SMALL:
-        return SmallNet(channels, num_classes=outputs)
-    options: dict[str, Any] = {"aux_logits": False, "init_weights": True} if arch in WITHOUT_AUXILIARY else {}
-    network: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=outputs, **options)
-    return network
 
 
 def _outputs(state: dict[str, Tensor], network: nn.Module, arch: str) -> int:

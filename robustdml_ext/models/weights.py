@@ -1,16 +1,17 @@
-"""Starting weights: torchvision's by name, or a file."""
+"""Starting weights: torchvision's by name, those published for our own architectures, or a file."""
 
 from __future__ import annotations
 
+import http.client
 import pickle
 import re
-import urllib.error
 from pathlib import Path
-from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
+
+from robustdml_ext.models.architectures import OWN, torchvision_options
 
 IMAGENET = "IMAGENET1K_V1"
 
@@ -31,21 +32,54 @@ def named_weights(arch: str, weights: str) -> torchvision.models.WeightsEnum | N
     return found
 
 
-def load_named(arch: str, weights: torchvision.models.WeightsEnum, options: dict[str, Any]) -> nn.Module:
+def load_named(arch: str, weights: torchvision.models.WeightsEnum) -> nn.Module:
     """A torchvision network with torchvision's weights, which are downloaded where they are not yet there.
 
     Raises:
         FileNotFoundError: they cannot be downloaded.
     """
     try:
-        network: nn.Module = torchvision.models.get_model(arch, weights=weights, **options)
-    except (urllib.error.URLError, OSError) as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise FileNotFoundError(
-            f"weights: {weights} of {arch} cannot be downloaded ({error}). Get {weights.url} on a machine "
-            f"that can, and put the file in {folder} (or pass the file itself as weights)"
-        ) from error
+        network: nn.Module = torchvision.models.get_model(arch, weights=weights, **torchvision_options(arch))
+    except (OSError, http.client.HTTPException) as error:
+        raise _not_downloaded(str(weights), arch, weights.url, error) from error
     return network
+
+
+def local_weights(arch: str, weights: str) -> str:
+    """`weights`, or for `imagenet` the file published for one of our own architectures.
+
+    That file is looked for in torch hub's folder of checkpoints, and downloaded to it where it is not yet there. Other
+    weights, and architectures without such a file, come back as they are.
+
+    Raises:
+        FileNotFoundError: it cannot be downloaded, or what comes is not what its name says (the beginning of its
+            SHA-256).
+    """
+    url = OWN[arch].url if arch in OWN else None
+    if weights != "imagenet" or url is None:
+        return weights
+    name = url.rpartition("/")[2]
+    path = _checkpoints() / name
+    if not path.is_file():
+        digest = name.rpartition("-")[2].partition(".")[0]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest)
+        # A wrong hash is a RuntimeError.
+        except (OSError, http.client.HTTPException, RuntimeError) as error:
+            raise _not_downloaded("imagenet", arch, url, error) from error
+    return str(path)
+
+
+def _checkpoints() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _not_downloaded(weights: str, arch: str, url: str, error: Exception) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"weights: {weights} of {arch} cannot be downloaded ({error}). Get {url} on a machine "
+        f"that can, and put the file in {_checkpoints()} (or pass the file itself as weights)"
+    )
 
 
 def load_file(network: nn.Module, path: str, arch: str, classifier: str) -> dict[str, Tensor]:
@@ -56,8 +90,6 @@ def load_file(network: nn.Module, path: str, arch: str, classifier: str) -> dict
         ValueError: the file holds no state dict, or one that does not fit the network.
     """
     loaded = read_state(path, arch)
-    # The keys of torchvision's oldest DenseNet files: `norm.1` for what is `norm1` today.
-    loaded = {re.sub(r"\.(norm|conv)\.(\d)\.", r".\1\2.", key): value for key, value in loaded.items()}
     prefix = f"{classifier}."
     head = {key.removeprefix(prefix): value for key, value in loaded.items() if key.startswith(prefix)}
     expected = network.state_dict()
@@ -83,7 +115,7 @@ def load_file(network: nn.Module, path: str, arch: str, classifier: str) -> dict
 
 
 def read_state(path: str, arch: str) -> dict[str, Tensor]:
-    """The state dict in a file, read without running any code that it may carry.
+    """The state dict in a file, read without running any code that it may carry; old files' keys as they are today.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -94,6 +126,8 @@ def read_state(path: str, arch: str) -> dict[str, Tensor]:
         if arch in torchvision.models.list_models(module=torchvision.models):
             names = torchvision.models.get_model_weights(arch).__members__
             known = f", and torchvision's weights of {arch} are {', '.join(names)}"
+        elif arch in OWN and OWN[arch].url is not None:
+            known = f"; imagenet stands for the weights published for {arch}"
         raise FileNotFoundError(f"weights: there is no file {path!r}{known}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -104,7 +138,17 @@ def read_state(path: str, arch: str) -> dict[str, Tensor]:
     tensors = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
     if not tensors or not content:
         raise ValueError(f"weights: {path} holds no state dict, which maps names to tensors")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+    return dict(_today(str(key).removeprefix("module."), value, arch) for key, value in content.items())
+
+
+def _today(key: str, value: Tensor, arch: str) -> tuple[str, Tensor]:
+    """A key and tensor of the architecture's old files, as its new ones have them."""
+    if arch == "bn_inception":
+        key = re.sub(r"^fc\.", "last_linear.", key)
+        if re.search(r"_bn\.\w+$", key) and value.dim() == 2 and len(value) == 1:
+            value = value[0]
+    # The keys of torchvision's oldest DenseNet files: `norm.1` for what is `norm1` today.
+    return re.sub(r"\.(norm|conv)\.(\d)\.", r".\1\2.", key), value
 
 
 def _some(keys: list[str]) -> str:

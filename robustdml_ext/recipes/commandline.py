@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import tyro
 
 from robustdml_ext.recipes.files import read_recipe_file, resolve
+from robustdml_ext.recipes.option_group import read_fraction, write_fraction
 from robustdml_ext.recipes.options import GROUPS
-from robustdml_ext.recipes.schema import Published, Recipe
+from robustdml_ext.recipes.schema import FRACTIONS, Published, Recipe
 
 _EXAMPLES = """
 
@@ -52,6 +53,31 @@ class _RunFlags:
     debug: Annotated[bool, tyro.conf.arg(help="Show the traceback of an error.")] = False
 
 
+def _number(text: str) -> float:
+    return float(read_fraction(text))
+
+
+_Fraction = Annotated[
+    float,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT|N/M",
+        instance_from_str=lambda words: _number(words[0]),
+        is_instance=lambda value: isinstance(value, float),
+        str_from_instance=lambda value: [write_fraction(value)],
+    ),
+]
+_AS_FRACTION: dict[Any, Any] = {
+    float: _Fraction,
+    float | None: _Fraction | None,
+    tuple[float, ...]: tuple[_Fraction, ...],
+}
+
+
+def _flag_type(name: str, annotation: Any) -> Any:
+    return _AS_FRACTION[annotation] if name in FRACTIONS else annotation
+
+
 def _flag_groups() -> dict[str, type]:
     # Flags without the schema's ranges: a value out of range is then reported by make_recipe, in our words.
     groups: dict[str, type] = {}
@@ -59,7 +85,7 @@ def _flag_groups() -> dict[str, type]:
         fields = [
             (
                 name,
-                Annotated[info.annotation, tyro.conf.arg(help=info.description)],
+                Annotated[_flag_type(name, info.annotation), tyro.conf.arg(help=info.description)],
                 dataclasses.field(default=info.default),
             )
             for name, info in group.model_fields.items()

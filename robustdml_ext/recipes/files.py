@@ -28,8 +28,8 @@ class RecipeFile:
 
 def packaged_recipes() -> dict[str, Path]:
     """Return the recipes that come with the package: ``{"mdprop/sop-mdprop-1-5": path, ...}``."""
-    paths = sorted(PACKAGED.glob("*/*.yaml"))
-    return {path.relative_to(PACKAGED).with_suffix("").as_posix(): path for path in paths}
+    found = {path.relative_to(PACKAGED).with_suffix("").as_posix(): path for path in PACKAGED.glob("*/*.yaml")}
+    return dict(sorted(found.items()))
 
 
 def read_recipe_file(name: str | Path) -> RecipeFile:

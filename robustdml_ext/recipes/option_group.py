@@ -34,6 +34,12 @@ def read_fraction(value: Any) -> Any:
     return value
 
 
+def write_fraction(value: float) -> str:
+    """Return ``8/255`` where that is the number and the shortest way to write it; otherwise its digits."""
+    digits, pixels = repr(value), f"{round(value * 255, 1):g}/255"
+    return pixels if len(pixels) < len(digits) and read_fraction(pixels) == value else digits
+
+
 class OptionGroup(BaseModel):
     """Base of the groups: read-only once made; unknown fields, NaN and infinity are errors."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from robustdml_ext.reporting.figures import draw_comparison
-from robustdml_ext.reporting.results import Group, ReportError, group_results, method_label, read_result
+from robustdml_ext.reporting.labels import method_label
+from robustdml_ext.reporting.results import Group, ReportError, group_results, read_result
 from robustdml_ext.reporting.screen import doctor_report
 from robustdml_ext.reporting.tables import comparison_markdown, comparison_table, evaluation_table, result_table
 

@@ -1,12 +1,24 @@
-"""The figure of a comparison: what an attack's strength does to retrieval and to the embedding's density."""
+"""The figure of a comparison: what an attack's strength does to retrieval, and to clusters or density."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from robustdml_ext.reporting.results import CLEAN, Group, ReportError, algorithm_label, mean_and_deviation
+from robustdml_ext.reporting.curves import (
+    Point,
+    against_epsilon,
+    against_steps,
+    attacks_of,
+    members_beside,
+    row_of_members,
+    swept_epsilon,
+    usual_steps,
+)
+from robustdml_ext.reporting.labels import algorithm_label, inputs_label, pixels_label
+from robustdml_ext.reporting.results import Group, ReportError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,23 +27,28 @@ if TYPE_CHECKING:
 _COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#999999")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _MOST = 5  # attacks side by side
-_PANELS = (("recall@1", "Recall@1, %", 100.0), ("pi_ratio", "π ratio (lower is denser)", 1.0))
+_RECALL = ("recall@1", "Recall@1, %", 100.0)
+_DENSITY = ("pi_ratio", "π ratio (lower is denser)", 1.0)
+_CLUSTERS = ("f1", "F1, %", 100.0)
+_NAMES = tuple(name for name, _, _ in (_RECALL, _DENSITY, _CLUSTERS))
 
 
-def _curve(group: Group, attack: str, metric: str) -> list[tuple[float, float, float]]:
-    """Return (ε, mean, deviation) for clean images, at ε = 0, and for each ε of an attack."""
-    points = []
-    for name, row in group.rows.items():
-        threat = group.threats[name]
-        clean = name == CLEAN
-        if metric in row and None not in row[metric] and (clean or (threat is not None and threat["name"] == attack)):
-            mean, deviation = mean_and_deviation(row[metric])
-            points.append((0.0 if threat is None else float(threat["epsilon"]), mean, deviation or 0.0))
-    return sorted(points)
+@dataclass(frozen=True)
+class _Column:
+    """One column of panels, a panel for each metric: its words, and what draws a panel."""
+
+    title: str
+    axis: str
+    draw: Callable[[Axes, str, float], None]
+    width: float = 3.7
+    lines: Literal["both", "y"] = "both"
 
 
 def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
-    """Draw R@1 and π_ratio against ε for every attack: one line a method, with a band of one deviation.
+    """Draw R@1, and π_ratio (MDProp) or F1 (EAT, figures 2 to 4), one line a method, with a band of one deviation.
+
+    A column for every attack has ε below; a further one its number of gradient steps, where results at one ε hold
+    several; and the last one, where members of an ensemble were judged alone, each of them beside every method.
 
     Args:
         groups: from :func:`~robustdml_ext.reporting.group_results`.
@@ -45,30 +62,38 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = {threat["name"]: None for group in groups for threat in group.threats.values() if threat is not None}
-    # The two of the paper first, then the worst of a suite; of many others, as many as a page holds.
-    first = ("stax", "mtax", "worst")
-    attacks = sorted(names, key=lambda name: first.index(name) if name in first else len(first))[:_MOST]
-    if not attacks:
+    columns = _columns(groups)
+    if not columns:
         raise ReportError("these results hold no attack to draw; run them with --attack-epsilons")
+    metrics = _metrics(groups)
+    widths = [column.width for column in columns]
     style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style):
         figure, grid = pyplot.subplots(
-            len(_PANELS), len(attacks), figsize=(3.7 * len(attacks) + 0.4, 5.4), sharex="col", sharey="row",
-            squeeze=False, layout="constrained",
+            len(metrics), len(columns), figsize=(sum(widths) + 0.4, 5.4), sharex="col", sharey="row",
+            squeeze=False, width_ratios=widths, layout="constrained",
         )  # fmt: skip
-        for row, (metric, heading, scale) in enumerate(_PANELS):
-            for column, attack in enumerate(attacks):
-                axes = grid[row][column]
-                _draw_panel(axes, groups, attack, metric, scale)
-                if column == 0:
+        for row, (metric, heading, scale) in enumerate(metrics):
+            for number, column in enumerate(columns):
+                axes = grid[row][number]
+                column.draw(axes, metric, scale)
+                axes.grid(axis=column.lines, color="#dddddd", linewidth=0.6)
+                axes.set_axisbelow(True)
+                if number == 0:
                     axes.set_ylabel(heading)
                 if row == 0:
-                    axes.set_title(_attack_title(groups, attack), fontsize=10)
-                if row == len(_PANELS) - 1:
-                    axes.set_xlabel("ε of the attack, in pixels of [0, 1]")
-        handles, labels = grid[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
+                    axes.set_title(column.title, fontsize=10)
+                if row == len(metrics) - 1:
+                    axes.set_xlabel(column.axis)
+        named: dict[Any, Any] = {}
+        for axes in grid[0]:
+            handles, labels = axes.get_legend_handles_labels()
+            named = dict(zip(labels, handles, strict=True)) | named
+        order = [group.label for group in groups if group.label in named]
+        figure.legend(
+            [named[label] for label in order], order, loc="outside lower center", ncols=min(len(order), 5) or 1,
+            frameon=False,
+        )  # fmt: skip
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         try:
             figure.savefig(file, dpi=160)
@@ -78,31 +103,93 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
             pyplot.close(figure)
 
 
-def _draw_panel(axes: Axes, groups: Sequence[Group], attack: str, metric: str, scale: float) -> None:
-    for number, group in enumerate(groups):
-        points = _curve(group, attack, metric)
+def _metrics(groups: Sequence[Group]) -> tuple[tuple[str, str, float], ...]:
+    """The EAT paper's two where attacks are away from the clean embedding, and MDProp's two where they are its own."""
+    names = attacks_of(groups)
+    clustered = any("f1" in row for group in groups for row in group.rows.values())
+    eat = "away" in names and not {"stax", "mtax"} & set(names) and clustered
+    return (_RECALL, _CLUSTERS if eat else _DENSITY)
+
+
+def _columns(groups: Sequence[Group]) -> list[_Column]:
+    attacks = attacks_of(groups)[:_MOST]
+    columns = [_epsilon_column(groups, attack) for attack in attacks]
+    for attack in attacks:
+        epsilon = swept_epsilon(groups, attack)
+        if epsilon is not None:
+            columns.append(_steps_column(groups, attack, epsilon))
+    row = row_of_members(groups)
+    return [*columns, _members_column(groups, row)] if row is not None else columns
+
+
+def _epsilon_column(groups: Sequence[Group], attack: str) -> _Column:
+    steps = usual_steps(groups, attack)
+    curves = {metric: [against_epsilon(group, attack, metric, steps) for group in groups] for metric in _NAMES}
+    radii = {point.x for points in curves["recall@1"] for point in points}
+    levels = all("/255" in pixels_label(radius) for radius in radii if radius)
+
+    def draw(axes: Axes, metric: str, scale: float) -> None:
+        _draw_curves(axes, groups, curves[metric], scale)
+        if levels:
+            ticks = sorted(radii)
+            axes.set_xticks(ticks, [str(round(255 * tick)) for tick in ticks])
+        axes.set_xlim(left=-0.03 * axes.get_xlim()[1])  # so that markers at ε = 0 are whole
+
+    unit = "255ths of the pixels' range" if levels else "pixels of [0, 1]"
+    return _Column(_attack_title(groups, attack, steps), f"ε of the attack, in {unit}", draw)
+
+
+def _steps_column(groups: Sequence[Group], attack: str, epsilon: float) -> _Column:
+    def draw(axes: Axes, metric: str, scale: float) -> None:
+        curves = [against_steps(group, attack, metric, epsilon) for group in groups]
+        _draw_curves(axes, groups, curves, scale)
+        # Logarithmic from 1 on, with room for clean images at 0.
+        axes.set_xscale("symlog", linthresh=1, linscale=0.5)
+        ticks = sorted({point.x for curve in curves for point in curve})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+
+    name = "away from clean" if attack == "away" else attack
+    return _Column(f"{name}, ε = {pixels_label(epsilon)}", "gradient steps of the attack", draw)
+
+
+def _members_column(groups: Sequence[Group], row: str) -> _Column:
+    threat = next(group.threats[row] for group in groups if row in group.threats)
+    count = max(len(members_beside(groups, row, metric)) for metric in _NAMES)
+
+    def draw(axes: Axes, metric: str, scale: float) -> None:
+        bars = members_beside(groups, row, metric)
+        for place, bar in enumerate(bars):
+            color = _COLORS[bar.group % len(_COLORS)]
+            axes.bar(
+                place, scale * bar.mean, yerr=scale * bar.deviation or None, width=0.75, color=color,
+                alpha=0.45 if bar.member else 1.0, error_kw={"elinewidth": 1, "ecolor": "#777777"},
+            )  # fmt: skip
+        axes.set_xticks(range(len(bars)), [bar.label for bar in bars], rotation=50, ha="right", rotation_mode="anchor")
+
+    return _Column(f"members alone: {inputs_label(threat)}", "", draw, width=max(3.7, 0.6 + 0.32 * count), lines="y")
+
+
+def _draw_curves(axes: Axes, groups: Sequence[Group], curves: Sequence[Sequence[Point]], scale: float) -> None:
+    for number, (group, points) in enumerate(zip(groups, curves, strict=True)):
         if not points:
             continue
-        epsilons = [point[0] for point in points]
-        means = [scale * point[1] for point in points]
-        deviations = [scale * point[2] for point in points]
-        color = _COLORS[number % len(_COLORS)]
-        marker = _MARKERS[number % len(_MARKERS)]
-        axes.plot(epsilons, means, color=color, marker=marker, markersize=4.5, linewidth=1.6, label=group.label)
-        low = [mean - deviation for mean, deviation in zip(means, deviations, strict=True)]
-        high = [mean + deviation for mean, deviation in zip(means, deviations, strict=True)]
-        axes.fill_between(epsilons, low, high, color=color, alpha=0.15, linewidth=0)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.set_xlim(left=-0.03 * axes.get_xlim()[1])  # so that markers at ε = 0 are whole
+        places = [point.x for point in points]
+        color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
+        means = [scale * point.mean for point in points]
+        axes.plot(places, means, color=color, marker=marker, markersize=4.5, linewidth=1.6, label=group.label)
+        low = [scale * (point.mean - point.deviation) for point in points]
+        high = [scale * (point.mean + point.deviation) for point in points]
+        axes.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
 
 
-def _attack_title(groups: Sequence[Group], attack: str) -> str:
-    threat = next(
-        threat for group in groups for threat in group.threats.values() if threat and threat["name"] == attack
-    )
+def _attack_title(groups: Sequence[Group], attack: str, steps: int | None) -> str:
+    found = [threat for group in groups for threat in group.threats.values() if threat and threat["name"] == attack]
+    threat = next((threat for threat in found if threat.get("steps") == steps), found[0])
     if attack == "worst":
         return f"worst of {len(threat['attacks'])} attacks"
-    targets = {"stax": ", one target", "mtax": f", {threat['targets']} targets", "away": ", away from clean"}
+    if attack == "away":
+        return f"{algorithm_label(threat)}, away from clean"
+    targets = {"stax": ", one target", "mtax": f", {threat.get('targets')} targets"}
     name = attack.upper() if attack in ("stax", "mtax") else attack
     return f"{name}: {algorithm_label(threat)}{targets.get(attack, '')}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from robustdml_ext.reporting.labels import entry_label, has_members, method_label
 
 # What may differ between runs whose figures belong in one mean: the seed, and where and how fast they ran.
 SEED_AND_PLACE = frozenset(
@@ -19,7 +20,6 @@ SEED_AND_PLACE = frozenset(
 )  # fmt: skip
 
 
-CLEAN = "clean"
 # Names that say nothing more, and digests that say nothing to a reader.
 _UNREADABLE = frozenset({"method", "targets", "labels", "pixels", "attacks", "batch_lengths", "image_shape"})
 
@@ -53,70 +53,6 @@ def entries_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return entries
 
 
-def entry_label(entry: Mapping[str, Any]) -> str:
-    """Return what the images of an entry were."""
-    corruption = entry.get("corruption")
-    if corruption is not None:
-        severity = corruption["severity"]
-        return f"corrupted: {corruption['name']}" + ("" if severity is None else f", severity {severity}")
-    return inputs_label(entry["threat"])
-
-
-def method_label(recipe: Mapping[str, Any]) -> str:
-    """Return a method's short name as the papers print it: ST, AT, AP′, MP′ (3), MP″ (1, 5)."""
-    targets = ", ".join(str(count) for count in recipe["targets"])
-    primes = {1: "′", 2: "″", 3: "‴"}.get(len(recipe["targets"]), f"^{len(recipe['targets'])}")
-    names = {
-        "standard": "ST",
-        "adversarial": "AT" if targets == "1" else f"AT ({targets})",
-        "advprop": "AP′",
-        "mdprop": f"MP{primes} ({targets})",
-    }
-    return names.get(recipe["method"], str(recipe["method"]))
-
-
-def inputs_label(threat: Mapping[str, Any] | None) -> str:
-    """Return what the images were: clean, or the attack with its steps, targets and ε."""
-    if threat is None:
-        return CLEAN
-    name, epsilon = threat["name"], f"ε = {threat['epsilon']:.4g}"
-    l2 = ", l2" if threat.get("norm", "linf") == "l2" else ""
-    if name == "worst":
-        count = len(threat["attacks"])
-        return f"worst of {count} attack{'s' if count > 1 else ''}, {epsilon}{l2}"
-    targets = f", T = {threat['targets']}" if name == "mtax" else ""
-    shown = name.upper() if name in ("stax", "mtax") else name
-    space = "" if name == "square" else f"{shown} "
-    return f"{space}{algorithm_label(threat)}{targets}, {epsilon}{l2}{_beyond(threat)}"
-
-
-def algorithm_label(threat: Mapping[str, Any]) -> str:
-    """Return how an attack was run: PGD-20, or a search of so many queries."""
-    kind = threat.get("algorithm", "pgd")
-    if kind == "square":
-        return f"square, {threat['queries']} queries"
-    return f"{'PGD' if kind == 'pgd' else 'APGD'}-{threat['steps']}"
-
-
-def _beyond(threat: Mapping[str, Any]) -> str:
-    """Say in what an attack differs from the usual one, so that figures under both never share a row."""
-    pgd = threat.get("algorithm", "pgd") == "pgd"
-    usual_step = threat["epsilon"] / threat["steps"]
-    step, start = threat.get("step_size") or usual_step, threat.get("random_start", 0)
-    parts = {
-        f"step {step:.4g}": pgd and not math.isclose(step, usual_step),
-        f"start {start:.4g}": pgd and start > 0,
-        f"momentum {threat.get('momentum')}": threat.get("momentum", 0) > 0,
-        f"{threat.get('restarts')} restarts": threat.get("restarts", 1) > 1,
-        f"{threat.get('turns')} turns": threat.get("turns", 1) not in (1, 4),
-        f"k = {threat.get('k')}": threat.get("k", 1) > 1,
-        "best iterate": pgd and threat.get("keep_best", False),
-        f"through {threat.get('route')}": threat.get("route", "whole") not in ("whole", "every"),
-        "bfloat16": threat.get("precision", "float32") == "bfloat16",
-    }
-    return "".join(f", {text}" for text, differs in parts.items() if differs)
-
-
 @dataclass
 class Group:
     """Runs of one recipe with several seeds, or evaluations of such runs under one protocol.
@@ -128,6 +64,7 @@ class Group:
         seeds: one for each run.
         rows: the figures of each kind of input, by ``entry_label``; each metric with one value for each run.
         threats: the threat model of each row; None for clean.
+        members: the figures of each member of an ensemble, as `rows`; empty where members were not judged.
         scores: robustness scores of evaluations.
         warnings: of evaluations: what may make an attack look harmless.
     """
@@ -138,21 +75,29 @@ class Group:
     seeds: list[int] = field(default_factory=list)
     rows: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     threats: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    members: list[dict[str, dict[str, list[float]]]] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Add a run's figures."""
         self.seeds.append(result["recipe"]["seed"])
-        for entry in entries_of(result):
-            name = entry_label(entry)
-            self.threats[name] = entry["threat"]
-            row = self.rows.setdefault(name, {})
-            for metric, value in entry["metrics"].items():
-                row.setdefault(metric, []).append(value)
+        self._add_rows(self.rows, entries_of(result))
+        for number, entries in enumerate(result.get("members") or []):
+            if number == len(self.members):
+                self.members.append({})
+            self._add_rows(self.members[number], entries)
         if result.get("score") is not None:
             self.scores.append(result["score"])
         self.warnings += result.get("warnings", [])
+
+    def _add_rows(self, rows: dict[str, dict[str, list[float]]], entries: Iterable[Mapping[str, Any]]) -> None:
+        for entry in entries:
+            name = entry_label(entry)
+            self.threats[name] = entry["threat"]
+            row = rows.setdefault(name, {})
+            for metric, value in entry["metrics"].items():
+                row.setdefault(metric, []).append(value)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
@@ -184,9 +129,14 @@ def group_results(results: Iterable[Mapping[str, Any]]) -> list[Group]:
 
 
 def _judged(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What an evaluation was of, and how: figures under another protocol are another group's. Empty for a run."""
+    """What an evaluation was of, and how: figures under another protocol are another group's.
+
+    Of a run only what its attacks' labels do not say: whether they went through every route into an ensemble.
+    """
     if "protocol" not in result:
-        return {}
+        recipe = result["recipe"]
+        route = recipe.get("eval_route", "whole")
+        return {"attacked through": "every route"} if has_members(recipe) and route == "every" else {}
     # What belongs to the seed is drawn anew for each.
     of_seed = ("seed", "fingerprint", "threats")
     protocol = {name: value for name, value in result["protocol"].items() if name not in of_seed}
@@ -195,14 +145,18 @@ def _judged(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tell_apart(groups: list[Group]) -> None:
     labels = [group.label for group in groups]
-    for group in groups:
-        if labels.count(group.label) == 1:
+    named = [(group.label, group.recipe["method"]) for group in groups]
+    for group, label in zip(groups, labels, strict=True):
+        if labels.count(label) == 1:
             continue
-        alike = [other for other in groups if other.recipe["method"] == group.recipe["method"]]
+        name = (label, group.recipe["method"])
+        if named.count(name) < labels.count(label):
+            group.label += f", method {group.recipe['method']}"  # two papers have one name for two methods
+        alike = [other for other, its_name in zip(groups, named, strict=True) if its_name == name]
         for part, fields in (("judged", group.judged), ("recipe", group.recipe)):
             group.label += "".join(
-                f", {name} {value}"
-                for name, value in fields.items()
-                if name not in SEED_AND_PLACE | _UNREADABLE
-                and any(getattr(other, part).get(name) != value for other in alike)
+                f", {option} {value}"
+                for option, value in fields.items()
+                if option not in SEED_AND_PLACE | _UNREADABLE
+                and any(getattr(other, part).get(option) != value for other in alike)
             )

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group as Lines
 from rich.markup import escape
 from rich.table import Table
 
-from robustdml_ext.reporting.results import Group, entries_of, entry_label, inputs_label, mean_and_deviation
+from robustdml_ext.reporting.curves import row_of_members
+from robustdml_ext.reporting.labels import CLEAN, entry_label, inputs_label, is_defense
+from robustdml_ext.reporting.results import Group, entries_of, mean_and_deviation
 
-# Metric, heading, and whether it is shown in percent.
+# Metric, heading, and whether it is shown in percent; beside Recall@k.
 _SHOWN = (
-    ("recall@1", "R@1 %", True),
-    ("recall@4", "R@4 %", True),
     ("nmi", "NMI %", True),
     ("f1", "F1 %", True),
     ("pi_ratio", "π_ratio", False),
@@ -26,6 +26,9 @@ _MORE = (
     ("eer", "EER %", True), ("rho_spectrum", "ρ-spectrum", False), ("pi_intra", "π_intra", False),
     ("pi_inter", "π_inter", False),
 )  # fmt: skip
+
+_PRINTED_BY_MDPROP = frozenset({"recall@1", "recall@4"})
+_ROUTES = {"whole": "the whole, as deployed", "sum": "the sum of all members", "average": "the members' average"}
 
 
 def _figure(values: Sequence[float], percent: bool) -> str:
@@ -37,13 +40,23 @@ def _figure(values: Sequence[float], percent: bool) -> str:
     return text if deviation is None else f"{text} ± {deviation * scale:.{digits}f}"
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
-    return [column for column in _SHOWN if any(column[0] in row for row in rows)]
+def _columns(rows: Sequence[Mapping[str, Any]], every_recall: bool = False) -> list[tuple[str, str, bool]]:
+    """The figures that any row has; of Recall@k those of the MDProp paper's tables, or every one."""
+    found = {int(name.removeprefix("recall@")) for row in rows for name in row if name.startswith("recall@")}
+    recalls = [(f"recall@{k}", f"R@{k} %", True) for k in sorted(found) if every_recall or k in (1, 4)]
+    return recalls + [column for column in _SHOWN if any(column[0] in row for row in rows)]
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
-    """Return the table shown at the end of a run: clean, attacked, and published figures if there are any."""
-    columns = _columns([entry["metrics"] for entry in result["results"]])
+    """Return the table shown at the end of a run: clean, attacked, and published figures if there are any.
+
+    Below an attack that went through several routes into an ensemble is what each led to by itself; below it all are
+    the ensemble's members, each judged alone, where they were.
+    """
+    published = result.get("published") or {}
+    printed = {name for kind in ("clean", "adversarial") for name in published.get(kind, ())}
+    every = is_defense(result["recipe"]) or any(name.startswith("recall@") for name in printed - _PRINTED_BY_MDPROP)
+    columns = _columns([entry["metrics"] for entry in result["results"]], every)
     unseen = result.get("data", {}).get("zero_shot", True)
     title = "Test classes, unseen in training" if unseen else "Test images, of the classes trained on"
     if result.get("weights", {}).get("selected_on") == "test":
@@ -53,46 +66,101 @@ def result_table(result: Mapping[str, Any]) -> Table:
     for _, heading, _ in columns:
         table.add_column(heading, justify="right")
     for entry in result["results"]:
-        figures = [_figure([entry["metrics"][name]], percent) for name, _, percent in columns]
-        table.add_row(inputs_label(entry["threat"]), *figures)
-    published = result.get("published")
+        routes = entry.get("routes") or {}
+        worst = ", worst route" if len(routes) > 1 else ""
+        table.add_row(inputs_label(entry["threat"]) + worst, *_cells(entry["metrics"], columns))
+        for route, figures in routes.items() if worst else ():
+            table.add_row(f"  through {_route_label(route)}", *_cells(figures, columns), style="dim")
     if published:
         table.add_section()
         for kind in ("clean", "adversarial"):
-            if not published[kind]:
-                continue
-            cells = [str(published[kind].get(name, "")) for name, _, _ in columns]
-            table.add_row(f"published, {kind}", *cells, style="dim")
+            if published.get(kind):
+                printed_cells = _printed(published[kind], columns)
+                table.add_row(f"published, {kind}", *printed_cells, style="dim")
         table.caption, table.caption_justify = published.get("note") or None, "left"
+    members = result.get("members") or []
+    for number, entries in enumerate(members, 1):
+        table.add_section()
+        table.add_row(f"member {number} of {len(members)}, alone")
+        for entry in entries:
+            table.add_row(f"  {inputs_label(entry['threat'])}", *_cells(entry["metrics"], columns))
     return table
 
 
-def comparison_rows(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and cells: for each kind of input, one row a method, mean ± deviation."""
-    columns = _columns([row for group in groups for row in group.rows.values()])
+def _route_label(name: str) -> str:
+    # The suite counts members from 0, and readers from 1.
+    kind, _, number = name.partition(" ")
+    return f"member {int(number) + 1} alone" if kind == "member" and number.isdecimal() else _ROUTES.get(name, name)
+
+
+def _cells(figures: Mapping[str, Any], columns: Sequence[tuple[str, str, bool]]) -> list[str]:
+    return [_figure([figures[name]], percent) if name in figures else "" for name, _, percent in columns]
+
+
+def _printed(figures: Mapping[str, float], columns: Sequence[tuple[str, str, bool]]) -> list[str]:
+    """Published figures, which are in percent already, with the digits that were printed."""
+    shown = [(figures.get(name), percent) for name, _, percent in columns]
+    return ["" if value is None else f"{value:.{2 if percent else 3}f}" for value, percent in shown]
+
+
+def comparison_columns(groups: Sequence[Group]) -> list[tuple[str, str, bool]]:
+    """The figures that a comparison shows: every Recall@k where a group is of the EAT paper."""
+    rows = [row for group in groups for row in group.rows.values()]
+    return _columns(rows, any(is_defense(group.recipe) for group in groups))
+
+
+def comparison_rows(
+    groups: Sequence[Group],
+    columns: Sequence[tuple[str, str, bool]] | None = None,
+    kinds_of_members: Collection[str | None] | None = None,
+) -> tuple[list[str], list[list[str]]]:
+    """Return headings and cells: for each kind of input, one row a method, mean ± deviation.
+
+    Below an ensemble are its members, where they were judged; for all kinds of input, or those given.
+    """
+    columns = comparison_columns(groups) if columns is None else columns
     kinds: dict[str, None] = {name: None for group in groups for name in group.rows}
     cells = []
     for kind in kinds:
         for group in groups:
-            if kind in group.rows:
-                row = group.rows[kind]
-                figures = [_figure(row[name], percent) if name in row else "" for name, _, percent in columns]
-                cells.append([kind, group.label, str(len(group.seeds)), *figures])
+            named = [(group.label, group.rows)]
+            if kinds_of_members is None or kind in kinds_of_members:
+                named += [(f"{group.label}: member {number}", rows) for number, rows in enumerate(group.members, 1)]
+            for label, rows in named:
+                if kind in rows:
+                    row = rows[kind]
+                    figures = [_figure(row[name], percent) if name in row else "" for name, _, percent in columns]
+                    seeds = max((len(values) for values in row.values()), default=0)
+                    cells.append([kind, label, str(seeds), *figures])
     return ["images", "method", "seeds", *(heading for _, heading, _ in columns)], cells
 
 
+def _columns_for_screen(groups: Sequence[Group]) -> list[tuple[str, str, bool]]:
+    """As many figures as 120 characters hold; of more, as table 3 of the EAT paper: the first and the last recall."""
+    columns = comparison_columns(groups)
+    if not any(is_defense(group.recipe) for group in groups) or all(len(group.seeds) == 1 for group in groups):
+        return columns
+    recalls = [column for column in columns if column[0].startswith("recall@")]
+    kept = {recalls[0][0], recalls[-1][0], "nmi", "f1"} if recalls else {"nmi", "f1"}
+    return [column for column in columns if column[0] in kept]
+
+
 def comparison_table(groups: Sequence[Group]) -> Table:
-    """Return the comparison for the screen."""
-    headings, rows = comparison_rows(groups)
-    table = Table(title="Mean ± standard deviation over seeds", title_justify="left")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number < 2 else "right")
+    """Return the comparison for the screen; of members, clean and under the one attack that a figure would show."""
+    headings, rows = comparison_rows(groups, _columns_for_screen(groups), (CLEAN, row_of_members(groups)))
+    several = any(len(group.seeds) > 1 for group in groups)
+    title = "Mean ± standard deviation over seeds" if several else "One seed each"
+    table = Table(title=title, title_justify="left")
+    for number, heading in enumerate(headings[1:]):
+        table.add_column("images and method" if number == 0 else heading, justify="right" if number else "left")
     before = None
-    for row in rows:
-        if before not in (None, row[0]):
-            table.add_section()
-        table.add_row("" if row[0] == before else row[0], *row[1:])
-        before = row[0]
+    for kind, label, *cells in rows:
+        if kind != before:
+            if before is not None:
+                table.add_section()
+            table.add_row(escape(kind), style="bold")
+        table.add_row(f"  {escape(label)}", *cells)
+        before = kind
     scored = sorted((group for group in groups if group.scores), key=lambda group: -statistics.fmean(group.scores))
     if scored:
         lines = [f"{group.label}: {_figure(group.scores, False)}{_doubt(group.warnings)}" for group in scored]

@@ -42,7 +42,11 @@ class Compare:
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help="Folders of runs, or result.json files.")]
     figure: Annotated[
-        str | None, tyro.conf.arg(help="Draw R@1 and π_ratio against ε into this file (png, svg or pdf).")
+        str | None,
+        tyro.conf.arg(
+            help="Draw into this file (png, svg or pdf): R@1, and π_ratio or (for attacks away from the clean "
+            "embedding) F1, against ε; against the attack's steps, where they were varied; and of members judged alone."
+        ),
     ] = None
     markdown: Annotated[bool, tyro.conf.arg(help="Print the table as Markdown.")] = False
 

@@ -18,7 +18,6 @@ from robustdml_ext.training.precision import choose_precision
 from robustdml_ext.training.processes import Processes
 from robustdml_ext.training.result import evaluate_clean, finish_run
 
-
 SEEDS_APART = 1_000_003
 
 

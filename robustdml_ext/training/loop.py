@@ -166,7 +166,7 @@ class Trainer:
         step = self.step + 1
         if device.type == "cpu" and not is_finite(output.loss.item()):
             # Nothing has to wait on the CPU, so the weights need not take the bad step either.
-            self._refuse(Seen(step, output.loss.item(), False, (batch.images, batch.labels), before))
+            self._refuse(Seen(step, output.loss.item(), False, (batch.images, batch.labels, places), before))
         output.loss.backward()  # type: ignore[no-untyped-call]
         asked = self._gather_gradients(stop)
         self.optimizer.step()
@@ -174,7 +174,7 @@ class Trainer:
         self._means.add({"loss": output.loss, **output.log})
         self._epoch_mean.add({"loss": output.loss})
         self._stopping |= stop.asked if asked is None else False
-        for seen in self._watch.push(step, output.loss, asked, (batch.images, batch.labels), before):
+        for seen in self._watch.push(step, output.loss, asked, (batch.images, batch.labels, places), before):
             self._judge(seen)
 
     def _gather_gradients(self, stop: StopRequest) -> Tensor | None:
@@ -192,9 +192,9 @@ class Trainer:
 
     def _refuse(self, seen: Seen) -> None:
         path = self.folder / names.NAN_BATCH
-        images, labels = (self.context.gather(part).cpu() for part in seen.batch)
+        images, labels, indices = (self.context.gather(part).cpu() for part in seen.batch)
         if self.processes.writes:
-            content = {"step": seen.step, "loss": seen.loss, "images": images, "labels": labels}
+            content = {"step": seen.step, "loss": seen.loss, "images": images, "labels": labels, "indices": indices}
             content["generator"] = seen.random
             write_atomically(path, lambda file: torch.save(content, file))
         raise NonFiniteLossError(seen.step, seen.loss, path)

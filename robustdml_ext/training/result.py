@@ -53,7 +53,7 @@ def evaluate_clean(
         recall_at=recipe.recall_at,
         seed=recipe.seed,
         device=precision.device,
-        **({} if getattr(network, "voters", None) is None else {"voters": network.voters}),  # TEMP
+        voters=getattr(network, "voters", None),
     )
 
 

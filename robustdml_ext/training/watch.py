@@ -21,7 +21,7 @@ class Seen:
     step: int
     loss: float
     stop: bool
-    batch: tuple[Tensor, Tensor]
+    batch: tuple[Tensor, ...]
     random: Tensor
 
 
@@ -37,10 +37,10 @@ class LossWatch:
 
     def __init__(self, device: torch.device) -> None:
         self._lag = 1 if device.type == "cuda" else 0
-        self._waiting: deque[tuple[int, Tensor, Any, tuple[Tensor, Tensor], Tensor]] = deque()
+        self._waiting: deque[tuple[int, Tensor, Any, tuple[Tensor, ...], Tensor]] = deque()
 
     def push(
-        self, step: int, loss: Tensor, stop: Tensor | None, batch: tuple[Tensor, Tensor], random: Tensor
+        self, step: int, loss: Tensor, stop: Tensor | None, batch: tuple[Tensor, ...], random: Tensor
     ) -> list[Seen]:
         """Take note of a step and return the steps that can be read by now.
 
@@ -48,7 +48,7 @@ class LossWatch:
             step: its number.
             loss: its loss, a scalar.
             stop: how many processes ask to stop, a scalar; None where nobody can.
-            batch: its images and labels, kept until it is read.
+            batch: its images, labels and places, kept until it is read.
             random: the state of the method's generator before the step.
         """
         pair = torch.stack(

@@ -1,0 +1,119 @@
+"""Networks by architecture name: our own, `small` and `bn_inception`, and torchvision's for classification."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from robustdml_ext.models.bn_inception import BN_INCEPTION_MEAN, BN_INCEPTION_STD, BN_INCEPTION_URL, BNInception
+from robustdml_ext.models.small import SmallNet
+
+IMAGENET_CLASSES = 1000
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# Auxiliary classifiers, which serve another training and would stay unused parameters here.
+_WITHOUT_AUXILIARY = ("googlenet", "inception_v3")
+
+
+@dataclass(frozen=True)
+class OwnArchitecture:
+    """An architecture of this package.
+
+    Attributes:
+        make: (channels of the images, widths, outputs of the classifier) → the network.
+        normalization: mean and std of each channel, in pixels of [0, 1]; None: none.
+        url: of its published ImageNet weights, whose file name ends in the beginning of its SHA-256; None: none.
+        any_channels: whether it takes images of other than 3 channels.
+    """
+
+    make: Callable[[int, Sequence[int] | None, int], nn.Module]
+    normalization: tuple[Sequence[float], Sequence[float]] | None = None
+    url: str | None = None
+    any_channels: bool = False
+
+
+def _small(channels: int, widths: Sequence[int] | None, outputs: int) -> nn.Module:
+    options = {} if widths is None else {"widths": widths}
+    return SmallNet(channels, num_classes=outputs, **options)
+
+
+OWN = {
+    "small": OwnArchitecture(_small, any_channels=True),
+    "bn_inception": OwnArchitecture(
+        lambda channels, widths, outputs: BNInception(outputs),
+        normalization=(BN_INCEPTION_MEAN, BN_INCEPTION_STD),
+        url=BN_INCEPTION_URL,
+    ),
+}
+
+
+def check_arch(arch: str, channels: int = 3) -> None:
+    """Checks an architecture's name, and that it takes images of so many channels.
+
+    Raises:
+        ValueError: it is neither ours nor torchvision's (the message says what is near the name), or is for images of 3
+            channels.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if arch not in OWN and arch not in known:
+        close = difflib.get_close_matches(arch, [*OWN, *known], n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        ours = ", ".join(OWN)
+        raise ValueError(
+            f"arch: {arch!r} is neither one of ours ({ours}) nor a torchvision classification network{hint}"
+        )
+    if channels != 3 and not (arch in OWN and OWN[arch].any_channels):
+        raise ValueError(
+            f"channels: {arch} takes images of 3 channels, got {channels}; ask for 3 of gray images, or for small"
+        )
+
+
+def make_network(arch: str, channels: int, outputs: int, widths: Sequence[int] | None = None) -> nn.Module:
+    """The network of a checked name, with weights drawn from PyTorch's global generator.
+
+    Args:
+        arch: its name.
+        channels: of the images.
+        outputs: of the classifier.
+        widths: channels of the stages of `small`; None: its own.
+    """
+    if arch in OWN:
+        return OWN[arch].make(channels, widths, outputs)
+    options = torchvision_options(arch)
+    if options:
+        options["init_weights"] = True
+    network: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=outputs, **options)
+    return network
+
+
+def torchvision_options(arch: str) -> dict[str, Any]:
+    """What torchvision's constructor is to be given: no auxiliary classifiers, where the network has them."""
+    return {"aux_logits": False} if arch in _WITHOUT_AUXILIARY else {}
+
+
+def normalization(arch: str, channels: int = 3) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std per channel, RGB in pixels of [0, 1], that an architecture's images are normalized by.
+
+    They are ImageNet's for torchvision's networks, those of the published weights for `bn_inception`, and for `small`
+    (0, …) and (1, …).
+    """
+    if arch not in OWN:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return OWN[arch].normalization or ((0.0,) * channels, (1.0,) * channels)
+
+
+def find_classifier(network: nn.Module, arch: str) -> str:
+    """The name of the classifier's last linear layer.
+
+    Raises:
+        ValueError: the network has no linear layer.
+    """
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not names:
+        raise ValueError(f"arch: {arch} has no linear classifier that an embedding head could replace")
+    return str(names[-1])
