@@ -44,9 +44,6 @@ def test_other_methods_are_as_they_were() -> None:
         ("eat", {"members": 1}, ["split needs at least 2 members", "1"]),
         ("eat", {"members": 0, "split": False}, ["members", "greater than or equal to 1", "0"]),
         ("ensemble", {"members": 1}, ["members of ensemble", "at least 2", "1"]),
-        ("at", {"beta": 0}, ["beta of at", "label_vectors embeddings", "same embedding"]),
-        ("eat", {"beta": 0, "label_vectors": "embeddings"}, ["beta of eat", "label_vectors"]),
-        ("ensemble", {"beta": 0}, ["beta of ensemble"]),
         ("at", {"beta": 1.5}, ["beta", "less than or equal to 1", "1.5"]),
         ("mixup", {"mixup_alpha": 0}, ["mixup_alpha", "greater than 0"]),
         ("trades", {"trades_lambda": -1}, ["trades_lambda", "greater than or equal to 0"]),
@@ -73,7 +70,6 @@ def test_what_makes_no_sense_is_refused(method: str, fields: dict[str, object], 
     ("method", "fields"),
     [
         ("eat", {"members": 1, "split": False}),
-        ("eat", {"beta": 0}),  # Algorithm 1 has the labels themselves
         ("at", {"beta": 0, "label_vectors": "classes"}),
         ("ensemble", {"beta": 0, "member_method": "pal"}),
         ("pal", {"members": 1, "beta": 0}),  # options of other methods

@@ -36,8 +36,6 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "advprop": {"targets": (1,)},
     "mdprop": {"targets": (1, 5)},
     **dict.fromkeys(DEFENSES, _EAT),
-    # Line 8 of Algorithm 1 is the metric loss of the adversarial data itself.
-    "eat": {**_EAT, "label_vectors": "classes"},
 }
 
 _SMALL: dict[str, Any] = {"arch": "small", "weights": "none", "embedding_dim": 64, "learning_rate": 1e-3}

@@ -10,10 +10,11 @@ from robustdml_ext.recipes.option_group import OptionGroup, option
 class DefenseOptions(OptionGroup):
     """The defenses compared in the paper of Ensemble Adversarial Training; each reads those that it has."""
 
-    label_vectors: Literal["embeddings", "classes"] = option(
-        "embeddings",
-        "at, mixup, iat, ensemble, eat: what the loss compares a perturbed or mixed image with: embeddings, the clean "
-        "ones that equations 4, 6 and 7 put in place of y; or classes, the labels, as Algorithm 1 does.",
+    label_vectors: Literal["classes", "embeddings"] = option(
+        "classes",
+        "at, mixup, iat, ensemble, eat: what the loss compares a perturbed or mixed image with: classes, their labels, "
+        "as lines 6 and 8 of Algorithm 1 do; or embeddings, the clean ones that the paper puts in place of y in "
+        "equations 4, 6 and 7, which makes the training hard to converge where classes are many.",
     )
     beta: float = option(
         0.5, "at, ensemble, eat: β of Algorithm 1, weight of the clean loss; the adversarial one has 1 - β.", ge=0, le=1

@@ -153,12 +153,6 @@ class Recipe(
             raise ValueError(
                 f"split needs at least 2 members, or the only one has nothing to train on; got {self.members}"
             )
-        adversarial = self.method in ("at", "eat") or (self.method == "ensemble" and self.member_method == "at")
-        if adversarial and self.beta == 0 and self.label_vectors == "embeddings":
-            raise ValueError(
-                f"beta of {self.method} must be above 0 with label_vectors embeddings, or a network that gives every "
-                "image the same embedding has no loss; got 0"
-            )
 
     @property
     def selects(self) -> bool:

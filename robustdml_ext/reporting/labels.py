@@ -10,7 +10,7 @@ CLEAN = "clean"
 
 # The EAT paper's names, and which label vectors a run of each has unless it says otherwise.
 DEFENSES = {"pal": "PAL", "at": "AT", "mixup": "Mix-Up", "iat": "IAT", "trades": "TRADES", "ensemble": "", "eat": "EAT"}
-_USUAL_LABELS = {**dict.fromkeys(("at", "mixup", "iat", "ensemble"), "embeddings"), "eat": "classes"}
+_USUAL_LABELS = dict.fromkeys(("at", "mixup", "iat", "ensemble", "eat"), "classes")
 _LABEL_WORDS = {"classes": "class labels", "embeddings": "clean embeddings"}
 
 
