@@ -182,3 +182,21 @@ def test_fractions_are_read_exactly() -> None:
     for word in ("0", "-1", "2", "1/0", "x"):
         with pytest.raises(ValueError, match="epsilons"):
             parse_epsilons([word])
+
+
+def test_several_runs_answer_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", str(first), "--others", str(second), str(first), "--attacks", "away", "--epsilons", "0.1"]
+    assert run.main([*words, *QUICK]) == 0
+    result = judged(tmp_path / "evaluations" / "a+b+a-digits-test")
+    assert result["model"]["kind"] == "ensemble" and result["model"]["inference"] == "vote"
+    assert [one["kind"] for one in result["model"]["members"]] == ["checkpoint"] * 3
+    away = next(entry for entry in result["entries"] if entry["attack"] == "away")
+    assert set(away["routes"]) == {"whole", "average", "member 0", "member 1", "member 2"}
+    # All three are one network, which three of it only repeat.
+    assert run.main(["evaluate", str(first), "--attacks", "none", *QUICK]) == 0
+    alone = judged(first / "evaluation-digits-test")["entries"][0]["metrics"]
+    together = result["entries"][0]["metrics"]
+    for name in ("recall@1", "recall@8", "nmi", "f1"):
+        assert together[name] == pytest.approx(alone[name], abs=1e-9)

@@ -10,6 +10,7 @@ from robustdml_ext.attacks.rank_objectives import CandidateRank, OutOfTopK, Rank
 from robustdml_ext.attacks.ranking import normalized_rank
 from robustdml_ext.attacks.routes import ThroughRoutes, routes
 from robustdml_ext.attacks.square import SquareAttack
+from robustdml_ext.attacks.streams import in_streams
 from robustdml_ext.attacks.targets import sample_targets
 from robustdml_ext.attacks.victim import under_attack
 
@@ -33,6 +34,7 @@ __all__ = [
     "ThroughRoutes",
     "TowardsTargets",
     "gradient_flows",
+    "in_streams",
     "normalized_rank",
     "routes",
     "sample_targets",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from robustdml_ext.attacks.gradient import AnyObjective
 from robustdml_ext.attacks.objectives import Objective
+from robustdml_ext.attacks.streams import in_streams
 
 
 class Attack(Protocol):
@@ -46,7 +48,7 @@ class SideBySide(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings `[B, D_1 + … + D_N]` of images `[B, C, H, W]`."""
-        embeddings = [part(images) for part in self.parts]
+        embeddings = in_streams([partial(part, images) for part in self.parts], images.device)
         self.widths = [part.shape[1] for part in embeddings]
         wide = [part.to(torch.promote_types(part.dtype, torch.float32)) for part in embeddings]
         return torch.cat([F.normalize(part, dim=1) for part in wide] if self.normalize else wide, 1)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustdml_ext.attacks import PGD
+from robustdml_ext.attacks import PGD, in_streams
 from robustdml_ext.methods.base import Batch, Method, StepOutput
 from robustdml_ext.methods.context import Context
 from robustdml_ext.methods.defenses import apart
 from robustdml_ext.methods.label_vectors import check_label_vectors, metric_to_vectors
 from robustdml_ext.methods.spread import SumOfProcesses, own_members, share_buffers, sum_of_all
 from robustdml_ext.methods.untargeted import attack_members, check_objective, default_attack
-from robustdml_ext.models import EmbedderEnsemble, in_streams
+from robustdml_ext.models import EmbedderEnsemble
 
 
 def split_into_parts(labels: Tensor, count: int, seed: int) -> Tensor:
@@ -123,9 +124,10 @@ class EAT(Method):
                 added = loss(against, labels[here])
             else:
                 added = metric_to_vectors(loss, against, clean, labels[here])
-            return loss(clean, labels[here]), added, apart(against, clean)
+            return loss(clean, labels[here]), added, apart(against.detach(), clean.detach())
 
-        found = dict(zip(own, in_streams([lambda n=n: step(n) for n in own], images.device), strict=True))  # type: ignore[misc]
+        steps = [partial(step, number) for number in own]
+        found = dict(zip(own, in_streams(steps, images.device), strict=True))
         losses = [self.beta * clean + (1 - self.beta) * added for clean, added, _ in found.values()]
         log: dict[str, Tensor | float] = {}
         for name, which in (("loss/clean", 0), ("loss/adversarial", 1), ("distance/adversarial", 2)):

@@ -3,7 +3,7 @@
 from robustdml_ext.models.build import IMAGENET_MEAN, IMAGENET_STD, build_embedder
 from robustdml_ext.models.convert import convert_norms, to_plain
 from robustdml_ext.models.embedder import Embedder
-from robustdml_ext.models.embedder_ensemble import EmbedderEnsemble, in_streams
+from robustdml_ext.models.embedder_ensemble import EmbedderEnsemble
 from robustdml_ext.models.ensemble import Ensemble
 from robustdml_ext.models.fusion import fused_forward
 from robustdml_ext.models.norm import DistributionNorm, NormContext
@@ -25,7 +25,6 @@ __all__ = [
     "build_embedder",
     "convert_norms",
     "fused_forward",
-    "in_streams",
     "plain_embedder",
     "to_plain",
 ]

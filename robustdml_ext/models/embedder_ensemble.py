@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
 
-import torch
 from torch import Tensor, nn
 
 from robustdml_ext.models.embedder import Embedder
 from robustdml_ext.models.ensemble import Ensemble
 from robustdml_ext.models.norm import DistributionNorm
-
-Found = TypeVar("Found")
 
 
 class EmbedderEnsemble(Ensemble):
@@ -63,22 +59,3 @@ class EmbedderEnsemble(Ensemble):
     def export(self) -> list[nn.Module]:
         """The plain network of each member, as `Embedder.export`."""
         return [member.export() for member in self.embedders]
-
-
-def in_streams(functions: list[Callable[[], Found]], device: torch.device) -> list[Found]:
-    """What each function gives; on CUDA each runs in a stream of its own, so that small kernels share the device.
-
-    A backward pass runs each function's kernels in the stream of its forward pass. On the CPU they run one after the
-    other, as every operator takes all threads already.
-    """
-    if device.type != "cuda" or len(functions) < 2:
-        return [function() for function in functions]
-    current, found = torch.cuda.current_stream(device), []
-    streams = [torch.cuda.Stream(device) for _ in functions]  # of PyTorch's pool of 32
-    for function, stream in zip(functions, streams, strict=True):
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            found.append(function())
-    for stream in streams:
-        current.wait_stream(stream)
-    return found

@@ -23,7 +23,7 @@ from robustdml_ext.evaluation import ATTACKS, CORRUPTIONS, DEFAULT_GROUPS, GROUP
 from robustdml_ext.evaluation.robustness import L2_EPSILONS
 from robustdml_ext.recipes import Recipe
 from robustdml_ext.tools.evaluate_options import Evaluate, ImageOptions, JudgmentOptions, Words
-from robustdml_ext.tools.models import FoundModel, find_model
+from robustdml_ext.tools.models import FoundModel, find_model, together
 from robustdml_ext.training import RunRefusedError, describe_environment
 from robustdml_ext.training.checkpoint import write_atomically
 
@@ -40,7 +40,10 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
         torch.set_num_threads(asked.place.threads)
     began = time.perf_counter()
     try:
-        found = find_model(asked.subject.model, asked.subject.weights, asked.subject.embedding)
+        subject = asked.subject
+        found = find_model(subject.model, subject.weights, subject.embedding, subject.inference)
+        if subject.others:
+            found = together([found, *map(find_model, subject.others)], subject.inference or "vote")
         norm, epsilons = attack_radii(asked.judgment, found.recipe)
         chosen = choose(asked.judgment)
         surrogate = None if asked.subject.surrogate is None else find_model(asked.subject.surrogate)
@@ -271,6 +274,9 @@ def _folder(asked: Evaluate, dataset: str) -> Path:
     what = f"{dataset}-{asked.images.split}"
     if asked.place.out is not None:
         folder = Path(asked.place.out)
+    elif asked.subject.others:
+        names = "+".join(Path(one).name.replace(":", ".") for one in (name, *asked.subject.others))
+        folder = Path("evaluations") / f"{names}-{what}"
     elif path.is_dir():
         folder = path / f"evaluation-{what}"
     elif path.is_file():

@@ -31,6 +31,13 @@ class ModelOptions:
         Literal["auto", "features", "output"],
         tyro.conf.arg(help="Of an architecture: what is the embedding. auto: features of an ImageNet classifier."),
     ] = "auto"
+    others: Annotated[
+        Words, tyro.conf.arg(help="More models, named as the first, which answer together with it as one ensemble.")
+    ] = ()
+    inference: Annotated[
+        Literal["vote", "average", "concatenate"] | None,
+        tyro.conf.arg(help="How an ensemble answers. None: as it was trained, or by vote with --others."),
+    ] = None
     surrogate: Annotated[
         str | None, tyro.conf.arg(help="Another model, named as the first, whose attacks are transferred.")
     ] = None

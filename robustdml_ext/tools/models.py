@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,16 @@ class FoundModel:
     recipe: Recipe | None = None
 
 
-def find_model(name: str, weights: str | None = None, embedding: str = "auto") -> FoundModel:
+def find_model(
+    name: str, weights: str | None = None, embedding: str = "auto", inference: str | None = None
+) -> FoundModel:
     """Find out which kind of model `name` is: a path that exists, a `module:factory`, or an architecture.
 
     Args:
         name: see `KINDS`.
         weights: of an architecture, see `models.plain_embedder`; `imagenet` where None.
         embedding: likewise.
+        inference: of an ensemble's checkpoint, in place of its own.
 
     Raises:
         RunRefusedError: it is none of these, or does not go with the other options.
@@ -55,7 +58,7 @@ def find_model(name: str, weights: str | None = None, embedding: str = "auto") -
     if path.exists():
         if weights is not None:
             raise RunRefusedError(f"weights are for architectures; {name} is a checkpoint and brings its own")
-        return _from_checkpoint(path)
+        return _from_checkpoint(path, inference)
     if ":" in name:
         if weights is not None:
             raise RunRefusedError(f"weights are for architectures; {name} must load its own")
@@ -65,7 +68,21 @@ def find_model(name: str, weights: str | None = None, embedding: str = "auto") -
     return _from_architecture(name, weights or ("none" if name == "small" else "imagenet"), embedding)
 
 
-def _from_checkpoint(path: Path) -> FoundModel:
+def together(found: Sequence[FoundModel], inference: str) -> FoundModel:
+    """Several models as one `models.Ensemble`; images and attacks are what the first one's recipe says."""
+    from robustdml_ext.models import Ensemble
+
+    def build(channels: int) -> nn.Module:
+        return Ensemble([one.build(channels) for one in found], inference).eval()
+
+    facts = [one.facts for one in found]
+    name = " + ".join(str(one["name"]) for one in facts)
+    return FoundModel(
+        build, {"kind": "ensemble", "name": name, "inference": inference, "members": facts}, found[0].recipe
+    )
+
+
+def _from_checkpoint(path: Path, inference: str | None = None) -> FoundModel:
     if path.is_dir():
         path = _judged_weights(path)
     try:
@@ -75,6 +92,8 @@ def _from_checkpoint(path: Path) -> FoundModel:
             f"{error} Where it holds weights alone, as {BACKBONE} does, name the architecture and give it as --weights"
         ) from None
     recipe = _recipe_of(path, state)
+    if inference is not None:
+        recipe = recipe.model_copy(update={"inference": inference})
     prefix = "embedder."
     weights = {key.removeprefix(prefix): value for key, value in state["method"].items() if key.startswith(prefix)}
     means = [value for key, value in weights.items() if key == "mean" or key.endswith(".mean")]

@@ -1,0 +1,31 @@
+"""Independent networks at once: on CUDA, each in a stream of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+Found = TypeVar("Found")
+
+
+def in_streams(functions: Sequence[Callable[[], Found]], device: torch.device) -> list[Found]:
+    """What each function gives; on CUDA each runs in a stream of its own, so that small kernels share the device.
+
+    A backward pass runs each function's kernels in the stream of its forward pass. On the CPU they run one after the
+    other: every operator takes all threads already, and the members' convolutions put together as grouped ones are
+    faster for the smallest images alone (1.4 times at 8×8, 0.9 at 28×28, 0.7 at 32×32).
+    """
+    if device.type != "cuda" or len(functions) < 2:
+        return [function() for function in functions]
+    current, found = torch.cuda.current_stream(device), []
+    streams = [torch.cuda.Stream(device) for _ in functions]  # of PyTorch's pool
+    for function, stream in zip(functions, streams, strict=True):
+        # What the functions read was written by the current stream, which also waits before anything of it is freed.
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            found.append(function())
+    for stream in streams:
+        current.wait_stream(stream)
+    return found
