@@ -48,7 +48,10 @@ def check_same_recipe(stored: Mapping[str, Any], recipe: Recipe, precision: Prec
     except RecipeError as error:
         raise CheckpointError(f"the checkpoint's recipe does not fit this version of the package: {error}") from None
     now = make_recipe(describe_recipe(recipe, precision))
-    if names := before.differences(now):
+    names = before.differences(now)
+    if now.schedule == "cosine" and before.epochs != now.epochs:
+        names.append("epochs")  # the schedule's end, which every step so far was taken by
+    if names:
         differences = "\n".join(
             f"  {name}: the run has {getattr(before, name)!r}, asked for {getattr(now, name)!r}" for name in names
         )
