@@ -98,6 +98,18 @@ def test_mixtures_are_equations_6_and_7(interpolated: bool, label_vectors: str) 
     expect(plain, loss, found)
 
 
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 4.0])
+def test_the_mixing_coefficient_is_of_beta(alpha: float) -> None:
+    """Beta(α, α): mean 1/2, variance 1 / (4(2α + 1)); another draw and another permutation each time."""
+    method, generator = MixUp(network(), anchor(), alpha=alpha), torch.Generator().manual_seed(0)
+    drawn = [method.draw(6, generator) for _ in range(4000)]
+    shares = torch.stack([share for share, _ in drawn])
+    assert shares.min() >= 0 and shares.max() <= 1
+    assert float(shares.mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(shares.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+    assert len({tuple(partners.tolist()) for _, partners in drawn}) > 500  # of 720
+
+
 @pytest.mark.parametrize("trade_off", [0.0, 2.0])
 def test_trades_is_equation_8(trade_off: float) -> None:
     method = TRADES(network(), anchor(), attack(), trade_off=trade_off)

@@ -9,6 +9,8 @@ import torch
 
 Found = TypeVar("Found")
 
+_STREAMS: dict[torch.device, list[torch.cuda.Stream]] = {}
+
 
 def in_streams(functions: Sequence[Callable[[], Found]], device: torch.device) -> list[Found]:
     """What each function gives; on CUDA each runs in a stream of its own, so that small kernels share the device.
@@ -20,7 +22,10 @@ def in_streams(functions: Sequence[Callable[[], Found]], device: torch.device) -
     if device.type != "cuda" or len(functions) < 2:
         return [function() for function in functions]
     current, found = torch.cuda.current_stream(device), []
-    streams = [torch.cuda.Stream(device) for _ in functions]  # of PyTorch's pool
+    # The same ones each time: freed memory is kept by stream, so new streams would each keep a network's activations.
+    known = _STREAMS.setdefault(torch.device("cuda", current.device_index), [])
+    known += [torch.cuda.Stream(current.device) for _ in range(len(functions) - len(known))]
+    streams = known[: len(functions)]
     for function, stream in zip(functions, streams, strict=True):
         # What the functions read was written by the current stream, which also waits before anything of it is freed.
         stream.wait_stream(current)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,8 @@ class EAT(Method):
     One batch of D_train serves all members: member i takes the images that are not of its part Dⁱ (line 5). All are
     attacked once, in one pass for all members, since line 7 attacks x on (F¹, …, F^N) as they are before the update,
     whichever member the example is for; every member then trains on its own images' clean and adversarial forms
-    (lines 6 and 8) in one pass, one batch for the norms.
+    (lines 6 and 8) in one pass, one batch for the norms. A member's own batch is then (N − 1)/N of the batch, as its
+    data are of D_train; without the split it is the whole one.
 
     Across processes members are spread: each process trains its own on the whole batch, and an attack's gradients are
     summed over processes. A process has all members' weights; only the running statistics of others are not kept up
@@ -115,6 +116,9 @@ class EAT(Method):
 
         def step(number: int) -> tuple[Tensor, Tensor, Tensor]:
             here, member, loss = rows[number], self.ensemble.members[number], self.losses[number]
+            if not len(here):  # a small batch may be of the member's own part alone, from which it learns nothing
+                nothing = sum((p.sum() * 0 for p in loss.parameters()), images.new_zeros((), requires_grad=True))
+                return nothing, nothing, nothing
             if attacked is None:
                 clean = member(images[here])
                 return loss(clean, labels[here]), clean.new_zeros(()), clean.new_zeros(())
@@ -163,13 +167,13 @@ class EAT(Method):
             return {number: together[rows[number]] for number in own}
         attacked = {}
         for number in range(len(self.ensemble.members)):
+            here = rows[number]
             # All draw for all, so that processes stay in step.
-            noise = self.attack.draw_noise(images, generator)
+            noise = self.attack.draw_noise(images[here], generator)
             if number in own:
-                here = rows[number]
                 attacked[number] = attack_members(
                     [self.ensemble.members[number]], [self.losses[number]], images[here], labels[here], self.attack,
-                    generator, alone, objective=self.attack_objective, noise=None if noise is None else noise[here],
+                    generator, alone, objective=self.attack_objective, noise=noise,
                 )  # fmt: skip
         return attacked
 
@@ -189,9 +193,8 @@ class EAT(Method):
 
     def before_sum(self, context: Context) -> None:
         """Gives the parameters of other processes' members a gradient of zero, to be summed with the true one."""
-        own = own_members(len(self.ensemble.members), context)
-        for number, parts in enumerate(zip(self.ensemble.members, self.losses, strict=True)):
-            for parameter in _trained(parts) if number not in own else ():
+        for parameter in (*self.embedder.parameters(), *self.loss.parameters()):
+            if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
 
     def settle(self, context: Context) -> None:
@@ -229,12 +232,8 @@ class NaiveEnsemble(EAT):
         self.plans = len(ensemble.members)
 
     def _rows(self, batch: Batch, context: Context) -> list[Tensor]:
-        """The batch is N batches, one after the other; over processes each brings a share of every one."""
+        """The batch is N batches, one after the other; over processes each brings a consecutive piece."""
         count, images = len(self.ensemble.members), context.world_size * len(batch.images)
         if images % count:
             raise ValueError(f"batch: expected one batch a member, {count} of a size, got {images} images")
         return list(torch.arange(images, device=batch.images.device).chunk(count))
-
-
-def _trained(modules: tuple[nn.Module, ...]) -> Iterator[nn.Parameter]:
-    return (parameter for module in modules for parameter in module.parameters() if parameter.requires_grad)

@@ -69,7 +69,12 @@ def attack_members(
             clean = joint(images)
         goals = [AwayFromClean(part) for part in clean.split(joint.side_by_side.widths, 1)]
     else:
-        goals = [MetricLossAscent(loss, labels, shared=True) for loss in losses]
+        every = context.gather(labels)
+        # Of the whole batch, wherever its images are; the gradient is that of this process's own.
+        goals = [
+            MetricLossAscent(lambda rows, _, loss=loss: loss(context.gather(rows), every), labels, shared=True)
+            for loss in losses
+        ]
     return attack.perturb(
         joint, images, Summed(goals, lambda: joint.side_by_side.widths), noise=noise, generator=generator
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 
 from robustdml_ext.models.embedder import Embedder
@@ -28,8 +29,8 @@ class EmbedderEnsemble(Ensemble):
         for member in found:
             if not isinstance(member, Embedder):
                 raise TypeError(f"members: expected Embedders, got {type(member).__name__}")
-        if len({tuple(member.mean.flatten().tolist()) for member in found}) > 1:
-            raise ValueError("members: expected the same mean of all, as they take the same images")
+        if len({tuple(torch.cat([member.mean, member.std]).flatten().tolist()) for member in found}) > 1:
+            raise ValueError("members: expected the same mean and std of all, as they take the same images")
         super().__init__(found, inference)
 
     @property

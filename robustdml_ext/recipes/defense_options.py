@@ -17,7 +17,11 @@ class DefenseOptions(OptionGroup):
         "equations 4, 6 and 7, which makes the training hard to converge where classes are many.",
     )
     beta: float = option(
-        0.5, "at, ensemble, eat: β of Algorithm 1, weight of the clean loss; the adversarial one has 1 - β.", ge=0, le=1
+        0.5,
+        "at, mixup, iat, ensemble, eat: β of Algorithm 1, weight of the loss of clean images; that of adversarial or "
+        "mixed ones has 1 - β.",
+        ge=0,
+        le=1,
     )
     mixup_alpha: float = option(1.0, "mixup, iat: α of Beta(α, α), which λ of equations 6 and 7 is drawn from.", gt=0)
     trades_lambda: float = option(6.0, "trades: λ of equation 8, weight of the second term.", ge=0)

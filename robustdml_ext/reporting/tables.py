@@ -67,7 +67,7 @@ def result_table(result: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     for entry in result["results"]:
         routes = entry.get("routes") or {}
-        worst = ", worst route" if len(routes) > 1 else ""
+        worst = f", worst of {len(routes)} routes" if len(routes) > 1 else ""
         table.add_row(inputs_label(entry["threat"]) + worst, *_cells(entry["metrics"], columns))
         for route, figures in routes.items() if worst else ():
             table.add_row(f"  through {_route_label(route)}", *_cells(figures, columns), style="dim")
@@ -209,7 +209,14 @@ def evaluation_table(result: Mapping[str, Any]) -> Lines:
             table.add_section()
         before = kind
         figures = [_cell(metrics.get(name), percent) for name, _, percent in columns]
-        table.add_row(entry_label(entry), *figures, *_attack_cells(entry, ranked))
+        routes = entry.get("routes") or {}
+        together = f", worst of {len(routes)} routes" if len(routes) > 1 else ""
+        table.add_row(entry_label(entry) + together, *figures, *_attack_cells(entry, ranked))
+        if together:
+            # What one attacker reaches: the row above takes the worst route for each query by itself.
+            name = min(routes, key=lambda route: float(routes[route]["recall@1"]))
+            cells = [_cell(routes[name].get(metric), percent) for metric, _, percent in columns]
+            table.add_row(f"  worst one: through {_route_label(name)}", *cells, style="dim")
     parts: list[Any] = [table]
     more = [
         f"{heading.removesuffix(' %')} {_cell(entries[0]['metrics'][name], percent)}" + (" %" if percent else "")

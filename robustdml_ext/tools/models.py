@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustdml_ext.recipes import Recipe, RecipeError, make_recipe
+from robustdml_ext.recipes import Recipe, RecipeError, make_recipe, read_recipe_file
 from robustdml_ext.training import CheckpointError, RunRefusedError
 from robustdml_ext.training.checkpoint import load_checkpoint
-from robustdml_ext.training.folder import BACKBONE, BEST, LAST
+from robustdml_ext.training.folder import BACKBONE, BEST, LAST, RECIPE
 
 KINDS = (
     "a run's folder or checkpoint, a torchvision architecture or `small` (with weights), or package.module:factory, "
@@ -84,6 +84,7 @@ def together(found: Sequence[FoundModel], inference: str) -> FoundModel:
 
 def _from_checkpoint(path: Path, inference: str | None = None) -> FoundModel:
     if path.is_dir():
+        inference = inference or _last_inference(path)
         path = _judged_weights(path)
     try:
         state = load_checkpoint(path)
@@ -112,6 +113,14 @@ def _from_checkpoint(path: Path, inference: str | None = None) -> FoundModel:
 
     facts = {"kind": "checkpoint", "name": str(path), "step": state["step"], "arch": recipe.arch}
     return FoundModel(build, {**facts, "channels": int(means[0].shape[1])}, recipe)
+
+
+def _last_inference(folder: Path) -> str | None:
+    """How the run's ensemble answers by its recipe file, which a later judgment may have changed."""
+    file = folder / RECIPE
+    if not file.is_file():
+        return None
+    return read_recipe_file(file).fields.get("inference")
 
 
 def _channels(count: int) -> str:

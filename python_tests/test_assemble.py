@@ -1,0 +1,82 @@
+"""From a recipe to its method: every option arrives where it counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from training.tiny import ALONE
+
+from robustdml_ext.assemble import assemble
+from robustdml_ext.methods import EAT, IAT, TRADES, MixUp, NaiveEnsemble, Standard, UntargetedAdversarial
+from robustdml_ext.models import EmbedderEnsemble
+from robustdml_ext.recipes import resolve
+from robustdml_ext.training import Job, TrainingBatches
+
+
+def built(method: str, **fields: Any) -> Any:
+    return assemble(resolve(method, fields)).method
+
+
+@pytest.mark.parametrize("method", ["at", "iat", "trades", "ensemble", "eat"])
+def test_the_attack_is_the_recipes(method: str) -> None:
+    made = built(method, epsilon=0.3, attack_steps=7, attack_step_size=0.1, random_start=0.05, attack_objective="loss")
+    attack = made.attack
+    assert (attack.epsilon, attack.steps, attack.step_size, attack.random_start) == (0.3, 7, 0.1, 0.05)
+    assert made.attack_objective == "loss" and built(method).attack_objective == "away"
+
+
+@pytest.mark.parametrize("method", ["at", "mixup", "iat", "ensemble", "eat"])
+def test_beta_and_label_vectors_are_the_recipes(method: str) -> None:
+    made = built(method, beta=0.25, label_vectors="embeddings")
+    assert made.beta == 0.25 and made.label_vectors == "embeddings"
+    assert built(method).label_vectors == "classes"
+
+
+def test_each_method_is_itself_and_has_its_own_numbers() -> None:
+    kinds = {"pal": Standard, "at": UntargetedAdversarial, "mixup": MixUp, "iat": IAT, "trades": TRADES}
+    kinds |= {"ensemble": NaiveEnsemble, "eat": EAT}
+    for method, kind in kinds.items():
+        assert type(built(method)) is kind
+    for method in ("mixup", "iat"):
+        assert built(method, mixup_alpha=0.2).alpha == 0.2
+    assert built("trades", trades_lambda=2.5).trade_off == 2.5
+    assert built("ensemble", member_method="pal").beta == 1.0 and built("ensemble").beta == 0.5
+
+
+def test_the_split_the_transfer_and_the_members_are_the_recipes() -> None:
+    made = built("eat", members=4)
+    assert made.self_transfer and len(made.losses) == len(made.ensemble.members) == 4
+    assert set(made.parts.tolist()) == {0, 1, 2, 3}
+    assert built("eat", split=False).parts is None
+    assert not built("eat", self_transfer=False).self_transfer
+    assert built("ensemble", members=2).plans == 2 and built("eat").plans == 1
+    first, second = (m.head.weight for m in list(made.ensemble.members)[:2])
+    assert not torch.equal(first, second) and not torch.equal(made.losses[0].proxies, made.losses[1].proxies)
+    for inference in ("vote", "average", "concatenate"):
+        ensemble = built("eat", inference=inference).embedder
+        assert isinstance(ensemble, EmbedderEnsemble) and ensemble.inference == inference
+
+
+def job(method: str) -> Job:
+    recipe = resolve(method)
+    parts = assemble(recipe)
+    return Job(recipe, parts.splits, parts.method, ALONE)
+
+
+def test_places_are_those_of_the_images() -> None:
+    made = job("eat")
+    images, labels, places = next(made.batches.since(3))
+    expected, expected_labels = made.splits.train.batch(places.tolist())
+    assert torch.equal(images, expected) and torch.equal(labels, expected_labels)
+
+
+def test_naive_members_have_batches_of_their_own() -> None:
+    made = job("ensemble")
+    assert isinstance(made.batches, TrainingBatches)
+    _, _, places = next(made.batches.since(0))
+    parts = [set(part.tolist()) for part in places.chunk(3)]
+    assert len(places) == 180 and all(len(parts[a] & parts[b]) < 30 for a, b in ((0, 1), (0, 2), (1, 2)))
+    _, _, alone = next(job("at").batches.since(0))
+    assert set(alone.tolist()) == parts[0]
