@@ -31,19 +31,20 @@ def method(parts: Tensor | None = PARTS, **options: Any) -> EAT:
 def algorithm_1(eat: EAT, data: Batch, beta: float, split: bool, self_transfer: bool) -> Tensor:
     """Lines 4 to 10, one member after the other: the sum of the members' losses."""
     generator, total = torch.Generator().manual_seed(2), torch.zeros((), dtype=torch.float64)
-    members = list(eat.ensemble.members)
+    members, assigned = list(eat.ensemble.members), []
     together = eat.attack.draw_noise(data.images, generator) if self_transfer else None
-    for i in range(N):
+    for i in range(N):  # all on the members as they are before any of them trains
         assert data.indices is not None
         rows = [r for r in range(len(data.labels)) if not split or PARTS[data.indices[r]] != i]
-        images, labels, proxies = data.images[rows], data.labels[rows], eat.loss[i].proxies
-        noise = eat.attack.draw_noise(images, generator) if together is None else together[rows]
+        noise = eat.attack.draw_noise(data.images[rows], generator) if together is None else together[rows]
         assert noise is not None
-        adversarial = pgd(members if self_transfer else [members[i]], images, noise, EPSILON, STEPS)
-        clean, attacked = members[i](torch.cat([images, adversarial])).chunk(2)
-        total = (
-            total + beta * proxy_anchor(clean, proxies, labels) + (1 - beta) * proxy_anchor(attacked, proxies, labels)
-        )
+        attacked = members if self_transfer else [members[i]]
+        assigned.append((rows, pgd(attacked, data.images[rows], noise, EPSILON, STEPS)))
+    for i, (rows, adversarial) in enumerate(assigned):
+        labels, proxies = data.labels[rows], eat.loss[i].proxies
+        clean, moved = members[i](torch.cat([data.images[rows], adversarial])).chunk(2)
+        total = total + beta * proxy_anchor(clean, proxies, labels)
+        total = total + (1 - beta) * proxy_anchor(moved, proxies, labels)
     return total
 
 
@@ -123,9 +124,9 @@ def test_a_naive_ensemble_trains_each_member_as_if_alone() -> None:
     output = naive.training_step(data, torch.Generator().manual_seed(2), Context())
     generator, total = torch.Generator().manual_seed(2), torch.zeros((), dtype=torch.float64)
     for i, rows in enumerate(torch.arange(36).chunk(N)):
-        noise = naive.attack.draw_noise(data.images, generator)
+        noise = naive.attack.draw_noise(data.images[rows], generator)
         assert noise is not None
-        adversarial = pgd([plain.ensemble.members[i]], data.images[rows], noise[rows], EPSILON, STEPS)
+        adversarial = pgd([plain.ensemble.members[i]], data.images[rows], noise, EPSILON, STEPS)
         clean, moved = plain.ensemble.members[i](torch.cat([data.images[rows], adversarial])).chunk(2)
         for embeddings in (clean, moved):
             total = total + 0.5 * proxy_anchor(embeddings, plain.loss[i].proxies, data.labels[rows])
