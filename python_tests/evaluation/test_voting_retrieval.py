@@ -37,7 +37,7 @@ def cosine(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def answers(query: np.ndarray, items: np.ndarray, labels: Sequence[int], known: Sequence[int], k: int) -> list[int]:
-    """The k classes of most votes of the members, in 4 columns each, among the known items."""
+    """Classes of k listed items, those of the classes of most votes of the members, in 4 columns each."""
     votes: dict[int, set[int]] = {}
     nearest: dict[int, float] = {}
     for member in range(len(query) // 4):
@@ -45,8 +45,8 @@ def answers(query: np.ndarray, items: np.ndarray, labels: Sequence[int], known: 
         order = sorted((-cosine(query[own], items[j, own]), j) for j in known)
         for value, j in order[:k]:
             votes.setdefault(labels[j], set()).add(member)
-            nearest[labels[j]] = max(nearest.get(labels[j], -2.0), -value)
-    return sorted(votes, key=lambda name: (-len(votes[name]), -nearest[name], name))[:k]
+            nearest[j] = max(nearest.get(j, -2.0), -value)
+    return [labels[j] for j in sorted(nearest, key=lambda j: (-len(votes[labels[j]]), -nearest[j], j))[:k]]
 
 
 def first_answer(answered: Sequence[bool], depths: Sequence[int]) -> int:
@@ -130,8 +130,8 @@ def test_at_depth_one_the_most_frequent_label_wins_and_ties_go_to_the_nearest_me
     # One vote each: item 2 lies nearest, in member 1.
     votes = [[20, 40, 60], [60, 40, 3], [40, 4, 60]]
     assert [answered(votes, labels, right, 1) for right in labels] == [[False], [False], [True]]
-    # Equally near: the lower class.
-    assert [answered([[3, 40], [40, 3]], [8, 2], right, 1) for right in (8, 2)] == [[False], [True]]
+    # Equally near: the first item.
+    assert [answered([[3, 40], [40, 3]], [8, 2], right, 1) for right in (8, 2)] == [[True], [False]]
 
 
 def test_many_items_of_a_class_are_one_vote_a_member() -> None:
@@ -217,9 +217,18 @@ def test_depths_beyond_the_lists_are_refused_unless_there_are_fewer_items() -> N
         voted_recall_at_k(x, labels, (2, 2), 0)
 
 
+def test_figures_compare_with_those_of_single_models() -> None:
+    """Answers are k items, so that members who know nothing find no more by voting than one of them alone."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 5, 900)
+    x = random.normal(size=(900, 96))
+    plain, voted = recall_at_k(x, labels, DEPTHS), voted_recall_at_k(x, labels, (32, 32, 32), DEPTHS)
+    assert all(voted[k] < plain[k] + 0.04 for k in DEPTHS)
+
+
 def test_a_thousand_deep() -> None:
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(300), 4)
     x = random.normal(size=(1200, 8))
     found = voted_recall_at_k(x, labels, (4, 4), (10, 200, 1000))
-    assert found[10] < 0.2 < found[200] < found[1000] and found[1000] == 1
+    assert found[10] < 0.2 < found[200] < 0.95 < found[1000]

@@ -1,15 +1,17 @@
-"""Retrieval by voting: each member names the classes of what it finds, and the classes named most often are answered.
+"""Retrieval by voting: each member names the classes of what it finds, and items of the classes named most come first.
 
-At depth k a member names the classes of its k nearest items of the gallery, by cosine. A class has as many votes as
-there are members that name it, however many of a member's items are of it. The ensemble answers with the k classes of
-most votes: of equally many votes the class with the item nearest to the query, which is to say of the largest cosine in
-any member that names it, then the lower class. Recall@k is the share of queries whose class is among the answers.
+At depth k a member lists its k nearest items of the gallery, by cosine, and so names their classes. A class has as many
+votes as there are members that name it, however many of a member's items are of it. The ensemble answers with k of the
+listed items: those whose class has most votes; of equally many votes the item nearest to the query, which is to say of
+the largest cosine in any member that lists it, then the first of the gallery. Recall@k is the share of queries with an
+item of their class among the k answered.
 
 At k = 1 that is EAT's rule, "select the label that appears most frequently", where the paper leaves open what becomes
-of ties. At any k one member names at most k classes, all of which are answered: its vote is Recall@k as
-`recall_at_k` has it, and so is that of members who are all alike.
+of ties. The list of one member is its k nearest items, so that its vote is Recall@k as `recall_at_k` has it, and so is
+that of members who are all alike; answers are k items, not k classes, so that figures of ensembles and of single models
+compare.
 
-Unlike a list of neighbors, answers do not grow with k: a class with one near vote at k = 1 may be outvoted by k others
+Unlike a list of neighbors, answers do not grow with k: a class with one near vote at k = 1 may be outvoted by others
 deeper down. An answer at a smaller one of the depths asked for therefore counts at the larger ones as well, and a query
 is summed up by the first depth at which it is answered.
 """
@@ -102,7 +104,7 @@ def voted_ahead(
     labels, items = _compact(labels, labels if gallery_labels is None else gallery_labels)
     found = torch.empty_like(labels)
     for rows, cosines, indices in _lists(asking, asked, places, itself):
-        found[rows] = _first_answer(labels[rows], _names(items, indices), cosines, depths)
+        found[rows] = _first_answer(labels[rows], items, indices, cosines, depths)
     return found.cpu()
 
 
@@ -136,7 +138,7 @@ def voted_ahead_with_moved(
     for rows, cosines, indices in _lists(asking, members_of(gallery, voters), places, itself):
         item = candidates[rows]
         cosines, indices = _inserted(*_without(cosines, indices, item), near[rows].nan_to_num(-torch.inf), item)
-        found[rows] = _first_answer(labels[rows], _names(items, indices), cosines, depths)
+        found[rows] = _first_answer(labels[rows], items, indices, cosines, depths)
     return found.masked_fill(near.isnan().any(1), NONE_OF_THE_CLASS).cpu()
 
 
@@ -155,11 +157,6 @@ def _compact(labels: Tensor, item_labels: Tensor) -> tuple[Tensor, Tensor]:
     known = torch.where(classes[place] == labels, place, -1)
     numbers = torch.searchsorted(classes, item_labels)
     return known, torch.cat([numbers, numbers.new_tensor([len(classes)])])
-
-
-def _names(items: Tensor, indices: Tensor) -> Tensor:
-    """Classes of listed items; those of empty places, -1, are the last number."""
-    return items[indices]
 
 
 def _lists(
@@ -218,54 +215,71 @@ def _inserted(cosines: Tensor, indices: Tensor, near: Tensor, item: Tensor) -> t
     return torch.where(here, value, cosines.gather(2, source)), torch.where(here, index, indices.gather(2, source))
 
 
-def _first_answer(labels: Tensor, names: Tensor, cosines: Tensor, depths: Sequence[int]) -> Tensor:
+def _first_answer(labels: Tensor, classes: Tensor, indices: Tensor, cosines: Tensor, depths: Sequence[int]) -> Tensor:
     """One less than the first depth at which the class of each query is answered, int64 `[b]`.
 
     Args:
         labels: `[b]`, from 0; -1 for a class that no item has.
-        names: classes of each member's nearest items `[b, V, p]`; a number above all classes where there is none.
+        classes: of all items, and one more at the end, above all others.
+        indices: each member's nearest items `[b, V, p]`; -1 where there is none.
         cosines: of these items, minus infinity where there is none.
         depths: at which the ensemble is asked.
     """
     found = torch.full_like(labels, NONE_OF_THE_CLASS)
     waiting = torch.arange(len(labels), device=labels.device)
     for depth in sorted(set(depths)):
-        right = _answered(labels[waiting], names[waiting, :, :depth], cosines[waiting, :, :depth], depth)
+        listed, near = indices[waiting, :, :depth], cosines[waiting, :, :depth]
+        right = _ahead(labels[waiting], classes, listed, near) < depth
         found[waiting[right]] = depth - 1
         waiting = waiting[~right]
     return found
 
 
-def _answered(labels: Tensor, names: Tensor, cosines: Tensor, depth: int) -> Tensor:
-    """Whether the class of each query is among the answers at a depth, bool `[b]`.
+def _ahead(labels: Tensor, classes: Tensor, indices: Tensor, cosines: Tensor) -> Tensor:
+    """How many listed items come before the first one of each query's class, int64 `[b]`; the largest int64 for none.
 
-    Its place among the answers is counted, so that they need not be put in order: only names are sorted, by which the
-    items of one class, and among them those of one member, come to lie side by side.
+    Counted, so that the answers need not be put in order.
     """
-    voters = names.shape[1]
-    voter = torch.arange(voters, device=names.device)[:, None]
-    # Stable, so that each member's nearest item of a class comes first: that one is its vote.
-    ballots, order = (names * voters + voter).flatten(1).sort(dim=1, stable=True)
-    near = cosines.flatten(1).gather(1, order)
-    cast = near > -torch.inf
-    cast[:, 1:] &= ballots[:, 1:] != ballots[:, :-1]
-    at = cast.flatten().nonzero()[:, 0]
-    row, near, classes = at // cast.shape[1], near.flatten()[at], ballots.flatten()[at] // voters
-    # The votes for one class follow each other, at most one a member: all are added up where the first one stands.
-    votes, nearest = torch.ones_like(row), near.clone()
-    for step in range(1, voters):
-        same = (row[step:] == row[:-step]) & (classes[step:] == classes[:-step])
-        votes[:-step] += same
-        nearest[:-step] = torch.where(same, nearest[:-step].maximum(near[step:]), nearest[:-step])
-    start = torch.ones_like(row, dtype=torch.bool)
-    start[1:] = (row[1:] != row[:-1]) | (classes[1:] != classes[:-1])
-    at = start.nonzero()[:, 0]
-    row, classes, votes, nearest = row[at], classes[at], votes[at], nearest[at]
-    label = labels[row]
-    right = (classes == label).nonzero()[:, 0]
-    mine, best = torch.zeros_like(labels), torch.zeros_like(labels, dtype=near.dtype)
-    mine[row[right]], best[row[right]] = votes[right], nearest[right]
+    named, votes = _votes(classes, indices, cosines)
+    row, item, near = _items(indices, cosines)
+    number = len(classes)
+    name = classes[item]
+    voted = votes[torch.searchsorted(named, row * number + name)]
+
+    right = name == labels[row]
+    nobody = torch.full_like(labels, NONE_OF_THE_CLASS)
+    best = near.new_full(labels.shape, -torch.inf).scatter_reduce_(0, row[right], near[right], "amax")
+    first = right & (near == best[row])
+    place = nobody.clone().scatter_reduce_(0, row[first], item[first], "amin")
+    mine = torch.zeros_like(labels).scatter_reduce_(0, row[right], voted[right], "amax")
+
     least, bound = mine[row], best[row]
-    closer = (nearest > bound) | ((nearest == bound) & (classes < label))
-    before = (votes > least) | ((votes == least) & closer)
-    return (mine > 0) & (torch.zeros_like(labels).index_add_(0, row, before.long()) < depth)
+    closer = (near > bound) | ((near == bound) & (item < place[row]))
+    before = (voted > least) | ((voted == least) & closer)
+    return torch.where(mine > 0, torch.zeros_like(labels).index_add_(0, row, before.long()), nobody)
+
+
+def _votes(classes: Tensor, indices: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each class named for a query: the query's row · (number of classes) + class, rising, and the votes."""
+    voters = indices.shape[1]
+    voter = torch.arange(voters, device=indices.device)[:, None]
+    ballots, order = (classes[indices] * voters + voter).flatten(1).sort(dim=1)
+    cast = cosines.flatten(1).gather(1, order) > -torch.inf
+    cast[:, 1:] &= ballots[:, 1:] != ballots[:, :-1]  # of several items of a class, a member has one vote
+    at = cast.flatten().nonzero()[:, 0]
+    row = at // cast.shape[1]
+    named, votes = (row * len(classes) + ballots.flatten()[at] // voters).unique_consecutive(return_counts=True)
+    return named, votes
+
+
+def _items(indices: Tensor, cosines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every item that is listed for a query, once: the query's row, the item, and the largest of its cosines."""
+    items, order = indices.flatten(1).sort(dim=1)
+    near = cosines.flatten(1).gather(1, order)
+    at = (near > -torch.inf).flatten().nonzero()[:, 0]
+    row, items, near = at // near.shape[1], items.flatten()[at], near.flatten()[at]
+    start = torch.ones_like(row, dtype=torch.bool)
+    start[1:] = (row[1:] != row[:-1]) | (items[1:] != items[:-1])
+    group = start.cumsum(0) - 1
+    largest = near.new_full((int(start.sum()),), -torch.inf).scatter_reduce_(0, group, near, "amax")
+    return row[start], items[start], largest
