@@ -37,7 +37,7 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
         (["advprop", "--targets", "3"], "use mdprop"),
         (["mdprop", "--device", "abacus"], "abacus"),
         (["mdprop", "--batch-size", "500", "--samples-per-class", "5"], "classes"),
-        (["mdprop", "--recipe", "mdprop/nosuch"], "mdprop/sop-mdprop-1-5"),
+        (["mdprop", "--recipe", "mdprop/nosuch"], "did you mean mdprop/sop-"),
         (["standard", "--recipe", "mdprop/sop-mdprop-3"], "is for mdprop"),
         (["mdprop", "--attack-epsilons", "nan"], "attack_epsilons"),
         (["mdprop", "--learning-rate", "inf"], "learning_rate"),

@@ -14,6 +14,9 @@ from robustdml_ext.recipes import (
     resolve,
     write_recipe_file,
 )
+from robustdml_ext.recipes.commandline import parse_run
+from robustdml_ext.recipes.defense_options import READ_BY
+from robustdml_ext.recipes.schema import METHODS, Recipe
 
 
 def test_schema_then_data_set_then_file_then_flags(tmp_path: Path) -> None:
@@ -69,8 +72,8 @@ def test_a_broken_file_is_refused_with_the_reason(tmp_path: Path, text: str, wor
         assert word in str(caught.value)
 
 
-def test_an_unknown_name_lists_the_packaged_ones() -> None:
-    with pytest.raises(RecipeError, match="mdprop/sop-mdprop-1-5"):
+def test_an_unknown_name_gets_those_nearest_to_it() -> None:
+    with pytest.raises(RecipeError, match=r"did you mean.*mdprop/sop-standard"):
         read_recipe_file("mdprop/none-such")
 
 
@@ -87,3 +90,24 @@ def test_a_list_where_a_name_belongs_is_refused(tmp_path: Path, text: str) -> No
         resolve(recipe_file=read_recipe_file(path))
     with pytest.raises(RecipeError):
         resolve("mdprop", {}, read_recipe_file(path))
+
+
+@pytest.mark.parametrize(
+    ("method", "flags", "named"),
+    [
+        ("mixup", ["--epsilon", "8/255"], "mixup does not read --epsilon"),
+        ("trades", ["--label-vectors", "embeddings"], "trades does not read --label-vectors"),
+        ("pal", ["--members", "5"], "pal does not read --members, which is for ensemble, eat"),
+        ("standard", ["--attack-steps", "9"], "standard does not read --attack-steps"),
+        ("eat", ["--targets-from", "clean"], "eat does not read --targets-from"),
+    ],
+)
+def test_an_option_of_other_methods_is_refused(method: str, flags: list[str], named: str) -> None:
+    with pytest.raises(RecipeError, match=named):
+        parse_run(method, "", flags, "run")
+
+
+def test_options_that_only_some_methods_read_are_options() -> None:
+    assert set(READ_BY) <= set(Recipe.model_fields) and {name for names in READ_BY.values() for name in names} <= set(
+        METHODS
+    )

@@ -80,10 +80,11 @@ class EAT(Method):
         label_vectors: str = "classes",
         attack_objective: str = "away",
     ) -> None:
-        super().__init__(ensemble, nn.ModuleList(losses))
         count = len(ensemble.members)
-        if len(losses) != count:
-            raise ValueError(f"losses: expected one a member, {count}, got {len(losses)}")
+        if isinstance(losses, nn.Module) or len({id(loss) for loss in losses}) != count or len(losses) != count:
+            got = type(losses).__name__ if isinstance(losses, nn.Module) else f"{len(losses)}"
+            raise ValueError(f"losses: expected one of its own for each of {count} members, got {got}")
+        super().__init__(ensemble, nn.ModuleList(losses))
         if not 0 <= beta <= 1:
             raise ValueError(f"beta: expected a number from 0 to 1, got {beta}")
         if parts is not None and (count < 2 or set(parts.unique().tolist()) != set(range(count))):
@@ -147,7 +148,7 @@ class EAT(Method):
             return [every] * len(self.ensemble.members)
         if batch.indices is None:
             raise ValueError(
-                "batch: expected the images' indices in the training set, which say whose part they are of"
+                "batch: expected indices, the images' places in the training set, which say whose part they are of"
             )
         part = self.parts[context.gather(batch.indices.to(self.parts.device))]
         return [every[part != number] for number in range(len(self.ensemble.members))]

@@ -48,7 +48,8 @@ def own_members(count: int, context: Context) -> list[int]:
     """
     if context.world_size > count:
         raise ValueError(
-            f"members: are spread over processes, so expected at most {count} processes, got {context.world_size}"
+            f"members: {count} of them are spread over the processes; expected at most {count} processes, got "
+            f"{context.world_size}"
         )
     return list(range(context.rank, count, context.world_size))
 

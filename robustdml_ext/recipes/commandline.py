@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from robustdml_ext.recipes.defense_options import READ_BY
 from robustdml_ext.recipes.files import read_recipe_file, resolve
 from robustdml_ext.recipes.option_group import read_fraction, write_fraction
 from robustdml_ext.recipes.options import GROUPS
-from robustdml_ext.recipes.schema import FRACTIONS, Published, Recipe
+from robustdml_ext.recipes.schema import FRACTIONS, Published, Recipe, RecipeError
 
 _EXAMPLES = """
 
@@ -137,6 +138,10 @@ def parse_run(method: str, summary: str, arguments: Sequence[str], prog: str) ->
     for name in groups:
         group = getattr(given, name)
         values.update({field.name: getattr(group, field.name) for field in dataclasses.fields(group)})
+    for name, methods in READ_BY.items():
+        if method not in methods and values[name] != getattr(base, name):
+            flag = name.replace("_", "-")
+            raise RecipeError(f"{method} does not read --{flag}, which is for {', '.join(methods)}")
     return Request(
         recipe=resolve(method, values),
         published=recipe_file.published if recipe_file is not None else None,

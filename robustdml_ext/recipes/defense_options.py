@@ -44,3 +44,22 @@ class DefenseOptions(OptionGroup):
         "at, iat, trades, ensemble, eat: what the training attack climbs: away, the distance from the clean embedding "
         "(equations 5 and 10); or loss, the metric loss (equation 3).",
     )
+
+
+_MEMBERS = ("ensemble", "eat")
+_UNTARGETED = ("at", "iat", "trades", *_MEMBERS)
+_ATTACKING = ("adversarial", "advprop", "mdprop", *_UNTARGETED)
+
+READ_BY: dict[str, tuple[str, ...]] = {
+    "label_vectors": ("at", "mixup", "iat", *_MEMBERS),
+    "beta": ("at", "mixup", "iat", *_MEMBERS),
+    "mixup_alpha": ("mixup", "iat"),
+    "trades_lambda": ("trades",),
+    **dict.fromkeys(("members", "inference", "judge_members"), _MEMBERS),
+    **dict.fromkeys(("split", "self_transfer"), ("eat",)),
+    "member_method": ("ensemble",),
+    "attack_objective": _UNTARGETED,
+    **dict.fromkeys(("epsilon", "attack_steps", "attack_step_size", "random_start"), _ATTACKING),
+    "targets_from": ("adversarial", "advprop", "mdprop"),
+}
+"""Options that only some methods read; all others every method does, or refuses."""

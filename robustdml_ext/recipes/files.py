@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,9 @@ def read_recipe_file(name: str | Path) -> RecipeFile:
     """
     path = packaged_recipes().get(str(name), Path(name))
     if not path.is_file():
-        known = "\n  ".join(packaged_recipes())
-        raise RecipeError(f"no recipe {str(name)!r}: neither a file nor a packaged recipe. Packaged:\n  {known}")
+        close = difflib.get_close_matches(str(name), packaged_recipes(), n=5, cutoff=0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise RecipeError(f"no recipe {str(name)!r}: neither a file nor a packaged recipe, which `list` names{hint}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

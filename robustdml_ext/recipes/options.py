@@ -155,7 +155,13 @@ class TrainingOptions(OptionGroup):
 
     batch_size: int = option(112, "Images in a batch, over all processes together.", ge=2)
     samples_per_class: int = option(2, "Images of each class in a batch (K of P×K).", ge=1)
-    epochs: int = option(150, "Passes over the training images. A finished run resumes with more.", neutral=True, ge=0)
+    epochs: int = option(
+        150,
+        "Passes over the training images. A finished run resumes with more, but for one with a cosine schedule, which "
+        "ends with them.",
+        neutral=True,
+        ge=0,
+    )
     learning_rate: float = option(1e-5, "Learning rate, from which the schedule starts.", gt=0)
     schedule: Literal["none", "cosine", "step"] = option(
         "none",

@@ -90,9 +90,11 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
             handles, labels = axes.get_legend_handles_labels()
             named = dict(zip(labels, handles, strict=True)) | named
         order = [group.label for group in groups if group.label in named]
+        # As many side by side as the figure is wide enough for: clipped names cannot be told apart.
+        room = (sum(widths) + 0.4) * 72 / (6.2 * max((len(label) for label in order), default=1) + 40)
         figure.legend(
-            [named[label] for label in order], order, loc="outside lower center", ncols=min(len(order), 5) or 1,
-            frameon=False,
+            [named[label] for label in order], order, loc="outside lower center",
+            ncols=max(1, min(len(order), int(room))), frameon=False,
         )  # fmt: skip
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         try:

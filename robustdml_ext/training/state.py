@@ -57,7 +57,8 @@ def check_same_recipe(stored: Mapping[str, Any], recipe: Recipe, precision: Prec
         )
         raise RunRefusedError(
             f"--resume goes on with the same recipe, but these differ:\n{differences}\n"
-            "Give the run's own values, or start another run with another --out."
+            + ("A cosine schedule ends with the epochs, so they cannot change.\n" if "epochs" in names else "")
+            + "Give the run's own values, or start another run with another --out."
         )
 
 
