@@ -135,8 +135,9 @@ def test_a_naive_ensemble_trains_each_member_as_if_alone() -> None:
         naive.training_step(batch(10), torch.Generator().manual_seed(2), Context())
 
 
-def test_a_member_whose_part_the_whole_batch_is_learns_nothing_from_it() -> None:
-    eat, data = method(), batch(6)
+@pytest.mark.parametrize("self_transfer", [True, False])
+def test_a_member_whose_part_the_whole_batch_is_learns_nothing_from_it(self_transfer: bool) -> None:
+    eat, data = method(self_transfer=self_transfer), batch(6)
     assert data.indices is not None
     eat.training_step(
         data._replace(indices=torch.tensor([0, 3, 6, 9, 12, 0])), torch.Generator(), Context()

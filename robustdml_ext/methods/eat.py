@@ -171,7 +171,9 @@ class EAT(Method):
             here = rows[number]
             # All draw for all, so that processes stay in step.
             noise = self.attack.draw_noise(images[here], generator)
-            if number in own:
+            if number in own and not len(here):
+                attacked[number] = images[here]
+            elif number in own:
                 attacked[number] = attack_members(
                     [self.ensemble.members[number]], [self.losses[number]], images[here], labels[here], self.attack,
                     generator, alone, objective=self.attack_objective, noise=noise,
