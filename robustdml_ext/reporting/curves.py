@@ -104,17 +104,18 @@ def members_beside(groups: Sequence[Group], row: str, metric: str) -> list[Bar]:
 
 
 def row_of_members(groups: Sequence[Group]) -> str | None:
-    """The attack that most methods and members were judged under; of such the smallest ε with its usual steps."""
+    """The attack that most methods and members were judged under, at the ε whose steps vary, or else the smallest."""
     judged = Counter(row for group in groups for rows in group.members for row in rows if row != CLEAN)
     if not judged:
         return None
     threats = {name: threat for group in groups for name, threat in group.threats.items()}
     beside = Counter(row for group in groups for row in group.rows)
 
-    def order(row: str) -> tuple[int, int, float, bool]:
+    def order(row: str) -> tuple[int, int, bool, float, bool]:
         threat = threats[row] or {}
         usual = usual_steps(groups, threat.get("name", ""))
-        return -judged[row], -beside[row], float(threat.get("epsilon", 0)), threat.get("steps") != usual
+        swept, epsilon = swept_epsilon(groups, threat.get("name", "")), float(threat.get("epsilon", 0))
+        return -judged[row], -beside[row], swept not in (None, epsilon), epsilon, threat.get("steps") != usual
 
     return min(judged, key=order)
 

@@ -70,12 +70,16 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
     style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(style):
         figure, grid = pyplot.subplots(
-            len(metrics), len(columns), figsize=(sum(widths) + 0.4, 5.4), sharex="col", sharey="row",
+            len(metrics), len(columns), figsize=(sum(widths) + 0.4, 5.4), sharex="col",
             squeeze=False, width_ratios=widths, layout="constrained",
         )  # fmt: skip
         for row, (metric, heading, scale) in enumerate(metrics):
             for number, column in enumerate(columns):
                 axes = grid[row][number]
+                # Curves compare over columns; bars begin at 0, which would flatten the curves.
+                if number > 0 and column.lines == "both":
+                    axes.sharey(grid[row][0])
+                    axes.tick_params(labelleft=False)
                 column.draw(axes, metric, scale)
                 axes.grid(axis=column.lines, color="#dddddd", linewidth=0.6)
                 axes.set_axisbelow(True)
