@@ -126,3 +126,46 @@ def test_in_shop_is_judged_against_its_gallery(tmp_path: Path) -> None:
     assert all(result["data"]["images"] == 8 for result in judged.values())
     assert judged["query-gallery"]["entries"][0]["metrics"]["recall@1"] == 1
     assert judged["query-only"]["entries"][0]["metrics"]["recall@1"] < 1
+
+
+ROWS = {
+    **{f"cub200-2010-mobilenetv2-{row}": layouts.write_cub200_2010 for row in
+       ("pal", "at", "mixup", "iat", "trades", "ensemble", "eat", "eat-nosplit")},
+    "cub200-2010-bninception-eat": layouts.write_cub200_2010,
+    "cars196-mobilenetv2-eat": layouts.write_cars_one_folder,
+    "inshop-mobilenetv2-eat": layouts.write_inshop,
+}  # fmt: skip
+_ROW = (
+    "--epochs", "1", "--arch", "small", "--weights", "none", "--image-size", "16", "--device", "cpu",
+    "--batch-size", "8", "--samples-per-class", "4", "--eval-steps", "1", "--threads", "1", "--no-tensorboard",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_published_row_runs_by_one_command_and_shows_both_figures(
+    row: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, method = ROWS[row](tmp_path / "data", 8), _method(row)
+    words = [method, "--recipe", f"eat/{row}", "--root", str(root), "--out", str(tmp_path / "run"), *_ROW]
+    assert run.main(words) == 0
+    shown = capsys.readouterr().out
+    assert "PGD-1 away from clean, ε = 8/255" in shown
+    assert ("published, adversarial" in shown) == ("bninception" not in row)  # table 2 cannot be read
+
+
+def test_a_finished_row_is_judged_again_as_in_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = layouts.write_cub200_2010(tmp_path / "data", 8), tmp_path / "run"
+    for recipe in ("eat", "eat-figures"):
+        words = ["eat", "--recipe", f"eat/cub200-2010-mobilenetv2-{recipe}", "--root", str(root), "--out", str(out)]
+        assert run.main([*words, *_ROW, "--resume"]) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert result["timing"]["steps"] == 2, "of the first command; the second only judges"
+    found = {(entry["threat"]["epsilon"], entry["threat"]["steps"]) for entry in result["results"] if entry["threat"]}
+    assert len({epsilon for epsilon, _ in found}) == 7 and {steps for _, steps in found} >= {1, 2, 5, 20, 50, 100}
+    assert len(result["members"]) == 3
+    capsys.readouterr()
+
+
+def _method(row: str) -> str:
+    last = row.removesuffix("-nosplit").rpartition("-")[2]
+    return last

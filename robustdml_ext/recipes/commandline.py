@@ -97,6 +97,10 @@ def _flag_groups() -> dict[str, type]:
     return groups
 
 
+# What other defaults depend on, and the weights, which must fit the architecture.
+_FIRST = ("dataset", "protocol", "arch", "weights")
+
+
 def parse_run(method: str, summary: str, arguments: Sequence[str], prog: str) -> Request:
     """Read the flags of a training command.
 
@@ -108,16 +112,14 @@ def parse_run(method: str, summary: str, arguments: Sequence[str], prog: str) ->
         SystemExit: 0 after ``--help``, 2 after a flag that cannot be read (its message is on stderr).
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--dataset", "--arch", "--protocol", "--recipe"):
+    for name in ("--recipe", *(f"--{name}" for name in _FIRST)):
         early.add_argument(name)
     try:
         known, _ = early.parse_known_args(list(arguments))
     except argparse.ArgumentError:
-        known = argparse.Namespace(dataset=None, arch=None, protocol=None, recipe=None)
+        known = argparse.Namespace(recipe=None, **dict.fromkeys(_FIRST))
     recipe_file = read_recipe_file(known.recipe) if known.recipe is not None else None
-    early_flags = {
-        name: value for name in ("dataset", "arch", "protocol") if (value := getattr(known, name)) is not None
-    }
+    early_flags = {name: value for name in _FIRST if (value := getattr(known, name)) is not None}
     base = resolve(method, early_flags, recipe_file)
 
     groups = _flag_groups()
