@@ -27,6 +27,8 @@ from robustdml_ext.methods import (
     TRADES,
     Adversarial,
     AdvPropD,
+    EnergyConfused,
+    HardNegatives,
     MDProp,
     Method,
     MixUp,
@@ -36,7 +38,7 @@ from robustdml_ext.methods import (
     split_into_parts,
 )
 from robustdml_ext.models import Embedder, EmbedderEnsemble, build_embedder
-from robustdml_ext.recipes import Recipe
+from robustdml_ext.recipes import CLEAN, Recipe
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,48 @@ def assemble(recipe: Recipe) -> Assembled:
     embedder = build_network(recipe, splits.channels)
     classes = len(splits.train.class_names)
     if isinstance(embedder, EmbedderEnsemble):
-        losses = [LOSSES[recipe.loss](recipe, classes) for _ in embedder.members]
+        losses = [build_loss(recipe, classes, member.feature_dim) for member in embedder.embedders]
         parts = split_into_parts(splits.train.labels, recipe.members, recipe.seed) if recipe.split else None
-        return Assembled(splits, ENSEMBLES[recipe.method](recipe, embedder, losses, parts))
-    return Assembled(splits, METHODS[recipe.method](recipe, embedder, LOSSES[recipe.loss](recipe, classes)))
+        method = ENSEMBLES[recipe.method](recipe, embedder, losses, parts)
+    else:
+        method = METHODS[recipe.method](recipe, embedder, build_loss(recipe, classes, embedder.feature_dim))
+    method.head_lr_scale = recipe.head_lr_scale
+    return Assembled(splits, method)
+
+
+def build_loss(recipe: Recipe, classes: int, feature_dim: int) -> nn.Module:
+    """Build the metric loss, and around it what the recipe joins with it: hard negatives, energy confusion.
+
+    Args:
+        recipe: which, and with which numbers.
+        classes: of the training images.
+        feature_dim: of the network's features.
+    """
+    loss = LOSSES[recipe.loss](recipe, classes)
+    if recipe.hard_negatives:
+        loss = HardNegatives(
+            loss,
+            feature_dim,
+            recipe.loss,
+            margin=recipe.hard_negatives_margin,
+            regularization=recipe.hard_negatives_regularization,
+            adversary=recipe.hard_negatives_adversary,
+            weight=recipe.hard_negatives_weight,
+            negatives=recipe.hard_negatives_count,
+            mining=recipe.hard_negatives_mining,
+            pretrain_epochs=recipe.hard_negatives_pretrain,
+            generator_epochs=recipe.hard_negatives_alone,
+            hidden=recipe.hard_negatives_hidden,
+            literal=recipe.hard_negatives_literal,
+        )
+    if recipe.energy_confusion:
+        loss = EnergyConfused(
+            loss,
+            recipe.energy_confusion,
+            reduction=recipe.energy_confusion_reduction,
+            pairs=recipe.energy_confusion_pairs,
+        )
+    return loss
 
 
 def build_network(recipe: Recipe, channels: int) -> Embedder | EmbedderEnsemble:
@@ -140,7 +180,8 @@ LOSSES: dict[str, Callable[[Recipe, int], nn.Module]] = {
 }
 
 METHODS: dict[str, Callable[[Recipe, Embedder, nn.Module], Method]] = {
-    "standard": lambda recipe, embedder, loss: Standard(embedder, loss),
+    # All of their ideas are in the loss.
+    **dict.fromkeys(CLEAN, lambda recipe, embedder, loss: Standard(embedder, loss)),
     "adversarial": lambda recipe, embedder, loss: Adversarial(
         embedder, loss, recipe.targets, _attack(recipe), targets_from=recipe.targets_from
     ),

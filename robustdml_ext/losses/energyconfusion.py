@@ -46,21 +46,24 @@ class EnergyConfusion(nn.Module):
             raise ValueError(f"pairs: expected >= 1 or None, got {pairs}")
         self.logarithmic, self.reduction, self.pairs, self.generator = logarithmic, reduction, pairs, generator
 
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, features: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Scalar loss of features `[B, D]` with labels int64 `[B]`; float32, or float64 for float64 features.
+
+        Args:
+            generator: source of this call's draws; the loss's own where None.
 
         Raises:
             TypeError, ValueError: features or labels of another type or shape.
         """
         check_batch(features, labels)
-        drawn = None if self.pairs is None else self._draw(labels, self.pairs)
+        drawn = None if self.pairs is None else self._draw(labels, self.pairs, generator)
         return energy_confusion(features, labels, pairs=drawn, logarithmic=self.logarithmic, reduction=self.reduction)
 
-    def _draw(self, labels: Tensor, count: int) -> Tensor:
+    def _draw(self, labels: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Ordered pairs of different classes, int64 `[count, 2]`; of one class with itself where there is but one."""
         # As a tensor, so that nothing waits for the device.
         classes = labels.sort().values.diff().ne(0).sum() + 1
-        draws = torch.rand(2, count, dtype=torch.float64, device=labels.device, generator=self.generator)
+        draws = torch.rand(2, count, dtype=torch.float64, device=labels.device, generator=generator or self.generator)
         # Rounding may lift a product to the bound itself.
         first = torch.minimum((draws[0] * classes).long(), classes - 1)
         step = torch.minimum((draws[1] * (classes - 1)).long(), (classes - 2).clamp(min=0)) + 1

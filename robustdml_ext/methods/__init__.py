@@ -3,8 +3,11 @@
 from robustdml_ext.methods.adversarial import Adversarial
 from robustdml_ext.methods.base import Batch, Method, StepOutput
 from robustdml_ext.methods.context import Context
+from robustdml_ext.methods.daml import HardNegatives
 from robustdml_ext.methods.defenses import IAT, TRADES, MixUp, UntargetedAdversarial
 from robustdml_ext.methods.eat import EAT, NaiveEnsemble, split_into_parts
+from robustdml_ext.methods.ecaml import EnergyConfused
+from robustdml_ext.methods.embedded import Embedded, FeatureLoss
 from robustdml_ext.methods.mdprop import AdvPropD, MDProp
 from robustdml_ext.methods.standard import Standard
 
@@ -16,6 +19,10 @@ __all__ = [
     "Adversarial",
     "Batch",
     "Context",
+    "Embedded",
+    "EnergyConfused",
+    "FeatureLoss",
+    "HardNegatives",
     "MDProp",
     "Method",
     "MixUp",

@@ -11,7 +11,7 @@ from robustdml_ext.attacks import PGD
 from robustdml_ext.methods.base import Batch, Method, StepOutput
 from robustdml_ext.methods.context import Context
 from robustdml_ext.methods.mdprop import default_attack
-from robustdml_ext.methods.streams import attack_streams, check_streams, split_streams, stream_names
+from robustdml_ext.methods.streams import attack_streams, check_streams, stream_names
 from robustdml_ext.models import Embedder
 
 
@@ -54,13 +54,13 @@ class Adversarial(Method):
             self.embedder, batch, labels, self.targets, self.attack, generator, context,
             segments=None, targets_from=self.targets_from,
         )  # fmt: skip
-        embeddings = self.embedder(torch.cat([batch.images, adversarial.images]))
-        streams = split_streams(embeddings, 1 + len(self.targets), context)
+        images = torch.cat([batch.images, adversarial.images])
+        streams = self.embed_streams(images, 1 + len(self.targets), context)
 
-        losses = [self.loss(stream, labels) for stream in streams]
+        losses = [self.metric(stream, labels, generator) for stream in streams]
         names = stream_names(self.targets)
         log: dict[str, Tensor | float] = {
             f"loss/{name}": value.detach() for name, value in zip(["clean", *names], losses, strict=True)
         }
-        log |= adversarial.log(names, embeddings[len(batch.images) :])
-        return StepOutput(torch.stack(losses).sum(), log)
+        log |= adversarial.log(names, [stream.own for stream in streams[1:]])
+        return StepOutput(torch.stack(losses).sum(), log | self.take_parts())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from robustdml_ext.methods.context import Context
+from robustdml_ext.methods.embedded import Embedded, FeatureLoss, apply_loss, embed_streams
 from robustdml_ext.models import Embedder, EmbedderEnsemble
 
 
@@ -43,17 +45,22 @@ class Method(nn.Module):
     Attributes:
         name: as on the command line.
         embedder: the network, or the ensemble of networks.
-        loss: embeddings `[B, D]`, labels `[B]` → scalar.
+        loss: embeddings `[B, D]`, labels `[B]` → scalar; or a `FeatureLoss`, which looks behind them.
         plans: how many batches, each of a random order of its own, make up one step's batch.
+        epoch: of the training, from 0, set by the training loop; for losses that change with time.
+        head_lr_scale: learning rate of the embedding head over the network's.
     """
 
     name: str = ""
     plans: int = 1
+    epoch: int = 0
+    head_lr_scale: float = 1.0
 
     def __init__(self, embedder: Embedder | EmbedderEnsemble, loss: nn.Module) -> None:
         super().__init__()
         self.embedder = embedder
         self.loss = loss
+        self._parts: dict[str, list[Tensor]] = {}
 
     def training_step(self, batch: Batch, generator: torch.Generator, context: Context) -> StepOutput:
         """The loss of one batch.
@@ -64,6 +71,38 @@ class Method(nn.Module):
             context: this process among those that share the batch.
         """
         raise NotImplementedError
+
+    def embed_streams(
+        self, images: Tensor, count: int, context: Context, segments: Sequence[int] | None = None
+    ) -> list[Embedded]:
+        """A joint training pass over `count` streams of this process's images, with what the loss looks at."""
+        assert isinstance(self.embedder, Embedder)
+        behind = isinstance(self.loss, FeatureLoss)
+        return embed_streams(self.embedder, images, count, context, segments=segments, features=behind)
+
+    def metric(
+        self, embedded: Embedded, labels: Tensor, generator: torch.Generator, loss: nn.Module | None = None
+    ) -> Tensor:
+        """The loss of embedded images `[B]` with labels `[B]`; notes its parts for the step's log.
+
+        Args:
+            embedded: of the whole batch.
+            labels: of the whole batch.
+            generator: what the loss draws from, alike in all processes.
+            loss: another than the method's own, a member's.
+        """
+        loss = self.loss if loss is None else loss
+        value = apply_loss(loss, embedded, labels, generator, self.epoch)
+        if isinstance(loss, FeatureLoss):
+            for name, part in loss.parts.items():
+                self._parts.setdefault(name, []).append(part)
+        return value
+
+    def take_parts(self) -> dict[str, Tensor | float]:
+        """What the losses of this step consist of, each the mean over the step's streams; forgotten afterwards."""
+        means: dict[str, Tensor | float] = {name: torch.stack(parts).mean() for name, parts in self._parts.items()}
+        self._parts = {}
+        return means
 
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings `[B, D]` for use after training: those of the clean distribution."""
@@ -76,11 +115,18 @@ class Method(nn.Module):
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimizer groups: the network's parameters, and the loss's own with their own learning rate."""
-        network = [parameter for parameter in self.embedder.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [{"params": network, "lr": lr}]
-        own_groups = getattr(self.loss, "parameter_groups", None)
-        if own_groups is not None:
-            groups += own_groups(lr)
+        return self._groups([self.loss], lr, weight_decay)
+
+    def _groups(self, losses: Sequence[nn.Module], lr: float, weight_decay: float) -> list[dict[str, Any]]:
+        heads = [module.head for module in self.embedder.modules() if isinstance(module, Embedder)]
+        fast = {id(parameter) for head in heads for parameter in head.parameters() if self.head_lr_scale != 1}
+        trained = [parameter for parameter in self.embedder.parameters() if parameter.requires_grad]
+        groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in fast], "lr": lr}]
+        if fast:
+            groups.append({"params": [p for p in trained if id(p) in fast], "lr": lr * self.head_lr_scale})
+        for loss in losses:
+            own_groups = getattr(loss, "parameter_groups", None)
+            groups += [] if own_groups is None else own_groups(lr)
         return [{"weight_decay": weight_decay, **group} for group in groups]
 
     def join(self, context: Context) -> None:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from robustdml_ext.attacks import PGD
 from robustdml_ext.methods.base import Batch, Method, StepOutput
 from robustdml_ext.methods.context import Context
+from robustdml_ext.methods.embedded import Embedded
 from robustdml_ext.methods.label_vectors import check_label_vectors, metric_to_vectors
-from robustdml_ext.methods.streams import split_streams
 from robustdml_ext.methods.untargeted import attack_members, check_objective, default_attack
 from robustdml_ext.models import Embedder
 
@@ -62,14 +62,21 @@ class Defense(Method):
 
     def perturbed(self, batch: Batch, generator: torch.Generator, context: Context) -> Tensor:
         """Adv(x), equation 5 with the metric between F(x_adv) and F(x)."""
+        check_images(batch)
         return attack_members(
             [self.embedder], [self.loss], batch.images, batch.labels, self.attack, generator, context,
             objective=self.attack_objective,
         )  # fmt: skip
 
-    def embed_together(self, parts: list[Tensor], context: Context) -> list[Tensor]:
-        """Embeddings `[B, D]` of each part of this process's images, over all processes; one batch for the norms."""
-        return split_streams(self.embedder(torch.cat(parts)), len(parts), context)
+    def embed_together(self, parts: list[Tensor], context: Context) -> list[Embedded]:
+        """Each part of this process's images, embedded, over all processes; one batch for the norms."""
+        return self.embed_streams(torch.cat(parts), len(parts), context)
+
+    def to_vectors(
+        self, embedded: Embedded, vectors: Tensor, labels: Tensor, generator: torch.Generator
+    ) -> Tensor:  # fmt: skip
+        """L_metric(F(x), y) with vectors for y, and whatever a `FeatureLoss` adds to L_metric."""
+        return metric_to_vectors(self.loss, embedded, vectors, labels, generator, self.epoch)
 
     def mixture(self, clean: Tensor, adversarial: Tensor | None, name: str, added: Tensor) -> StepOutput:
         """β·L_metric(F(x), Y) + (1 − β)·added, with what to log."""
@@ -77,7 +84,7 @@ class Defense(Method):
         log: dict[str, Tensor | float] = {"loss/clean": clean.detach(), f"loss/{name}": added.detach()}
         if adversarial is not None:
             log["distance/adversarial"] = adversarial.detach()
-        return StepOutput(loss, log)
+        return StepOutput(loss, log | self.take_parts())
 
 
 class UntargetedAdversarial(Defense):
@@ -91,10 +98,10 @@ class UntargetedAdversarial(Defense):
         attacked = self.perturbed(batch, generator, context)
         clean, adversarial = self.embed_together([batch.images, attacked], context)
         if self.label_vectors == "classes":
-            added = self.loss(adversarial, labels)
+            added = self.metric(adversarial, labels, generator)
         else:
-            added = metric_to_vectors(self.loss, adversarial, clean, labels)
-        return self.mixture(self.loss(clean, labels), apart(adversarial, clean), "adversarial", added)
+            added = self.to_vectors(adversarial, clean.embeddings, labels, generator)
+        return self.mixture(self.metric(clean, labels, generator), apart(adversarial, clean), "adversarial", added)
 
 
 class MixUp(Defense):
@@ -118,11 +125,12 @@ class MixUp(Defense):
     def training_step(self, batch: Batch, generator: torch.Generator, context: Context) -> StepOutput:
         """β·L_metric(F(x), Y) + (1 − β)·L_metric(F(x̃), ỹ), x̃ = λx_0 + (1 − λ)x_1; for ỹ see `to_mixture`."""
         labels = context.gather(batch.labels)
+        check_images(batch)
         share, partners = self.draw(len(labels), generator)
         mixed = self.mix(batch.images, share, partners, context)
         clean, between = self.embed_together([batch.images, mixed], context)
-        added = self.to_mixture(between, clean, labels, share, partners)
-        return self.mixture(self.loss(clean, labels), None, "mixed", added)
+        added = self.to_mixture(between, clean, labels, share, partners, generator)
+        return self.mixture(self.metric(clean, labels, generator), None, "mixed", added)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """λ, a scalar, and x_1's row for each x_0, int64 `[B]`: a random permutation of the batch."""
@@ -136,19 +144,22 @@ class MixUp(Defense):
         others = context.gather(images)[context.slice(partners)]
         return images * share + others * (1 - share)
 
-    def to_mixture(self, between: Tensor, clean: Tensor, labels: Tensor, share: Tensor, partners: Tensor) -> Tensor:
+    def to_mixture(
+        self, between: Embedded, clean: Embedded, labels: Tensor, share: Tensor, partners: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:  # fmt: skip
         """L_metric(F(x̃), ỹ), ỹ = λy_0 + (1 − λ)y_1.
 
         With classes it is λ·L_metric(F(x̃), Y_0) + (1 − λ)·L_metric(F(x̃), Y_1), as for any loss that is linear in y;
         with label vectors, ỹ = λF(x_0) + (1 − λ)F(x_1).
         """
         if self.label_vectors == "classes":
-            mixed: Tensor = share * self.loss(between, labels) + (1 - share) * self.loss(between, labels[partners])
-            return mixed
-        targets = share * clean + (1 - share) * clean[partners]
+            towards = [self.metric(between, classes, generator) for classes in (labels, labels[partners])]
+            return share * towards[0] + (1 - share) * towards[1]
+        targets = share * clean.embeddings + (1 - share) * clean.embeddings[partners]
         # A mixture is of a pair of classes; mixtures of the same two, in the same order, are alike.
         _, pairs = torch.stack([labels, labels[partners]]).unique(dim=1, return_inverse=True)
-        return metric_to_vectors(self.loss, between, targets, pairs)
+        return self.to_vectors(between, targets, pairs, generator)
 
 
 class IAT(MixUp):
@@ -174,9 +185,9 @@ class IAT(MixUp):
         attacked = self.perturbed(batch, generator, context)
         mixed, mixed_attacked = (self.mix(images, share, partners, context) for images in (batch.images, attacked))
         clean, between, adversarial = self.embed_together([batch.images, mixed, mixed_attacked], context)
-        added = self.to_mixture(between, clean, labels, share, partners)
-        added = added + self.to_mixture(adversarial, clean, labels, share, partners)
-        return self.mixture(self.loss(clean, labels), apart(adversarial, between), "mixed", added)
+        added = self.to_mixture(between, clean, labels, share, partners, generator)
+        added = added + self.to_mixture(adversarial, clean, labels, share, partners, generator)
+        return self.mixture(self.metric(clean, labels, generator), apart(adversarial, between), "mixed", added)
 
 
 class TRADES(Defense):
@@ -202,11 +213,17 @@ class TRADES(Defense):
         labels = context.gather(batch.labels)
         attacked = self.perturbed(batch, generator, context)
         clean, adversarial = self.embed_together([batch.images, attacked], context)
-        metric, distance = self.loss(clean, labels), apart(adversarial, clean)
+        metric, distance = self.metric(clean, labels, generator), apart(adversarial, clean)
         log: dict[str, Tensor | float] = {"loss/clean": metric.detach(), "distance/adversarial": distance.detach()}
-        return StepOutput(metric + self.trade_off * distance, log)
+        return StepOutput(metric + self.trade_off * distance, log | self.take_parts())
 
 
-def apart(first: Tensor, second: Tensor) -> Tensor:
-    """The mean of 1 − cos between rows of `[B, D]`; of unit vectors, half the squared distance."""
-    return (1 - torch.nn.functional.cosine_similarity(first, second, dim=1)).mean()
+def apart(first: Embedded, second: Embedded) -> Tensor:
+    """The mean of 1 − cos between embeddings, row by row; of unit vectors, half the squared distance."""
+    return (1 - torch.nn.functional.cosine_similarity(first.embeddings, second.embeddings, dim=1)).mean()
+
+
+def check_images(batch: Batch) -> None:
+    """Raises ValueError for a batch without images."""
+    if not len(batch.images):
+        raise ValueError("batch: expected at least one image, got none")

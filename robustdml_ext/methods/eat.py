@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from robustdml_ext.attacks import PGD, in_streams
 from robustdml_ext.methods.base import Batch, Method, StepOutput
 from robustdml_ext.methods.context import Context
-from robustdml_ext.methods.defenses import apart
+from robustdml_ext.methods.defenses import apart, check_images
+from robustdml_ext.methods.embedded import FeatureLoss, embed_streams
 from robustdml_ext.methods.label_vectors import check_label_vectors, metric_to_vectors
 from robustdml_ext.methods.spread import SumOfProcesses, own_members, share_buffers, sum_of_all
 from robustdml_ext.methods.untargeted import attack_members, check_objective, default_attack
@@ -28,7 +29,12 @@ def split_into_parts(labels: Tensor, count: int, seed: int) -> Tensor:
         labels: classes of the training images, int64 `[n]`.
         count: N.
         seed: of the split, which depends on nothing else.
+
+    Raises:
+        ValueError: a count below 1.
     """
+    if count < 1:
+        raise ValueError(f"count: expected at least one part, got {count}")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(labels), generator=generator)
     dealt = order[labels.cpu()[order].argsort(stable=True)]
@@ -83,6 +89,8 @@ class EAT(Method):
         count = len(ensemble.members)
         if isinstance(losses, nn.Module) or len({id(loss) for loss in losses}) != count or len(losses) != count:
             got = type(losses).__name__ if isinstance(losses, nn.Module) else f"{len(losses)}"
+            if got == f"{count}":
+                got += ", of which some are the same"
             raise ValueError(f"losses: expected one of its own for each of {count} members, got {got}")
         super().__init__(ensemble, nn.ModuleList(losses))
         if not 0 <= beta <= 1:
@@ -110,26 +118,30 @@ class EAT(Method):
 
     def training_step(self, batch: Batch, generator: torch.Generator, context: Context) -> StepOutput:
         """Σ_i L_EAT of line 9; the members' gradients have nothing in common."""
+        check_images(batch)
         own = own_members(len(self.ensemble.members), context)
+        alone = Context()  # every process has the whole batch
         images, labels = context.gather(batch.images), context.gather(batch.labels)
         rows = self._rows(batch, context)
         attacked = self._attacked(images, labels, rows, own, generator, context) if self.beta < 1 else None
 
         def step(number: int) -> tuple[Tensor, Tensor, Tensor]:
-            here, member, loss = rows[number], self.ensemble.members[number], self.losses[number]
+            here, member, loss = rows[number], self.ensemble.embedders[number], self.losses[number]
             if not len(here):  # a small batch may be of the member's own part alone, from which it learns nothing
                 nothing = sum((p.sum() * 0 for p in loss.parameters()), images.new_zeros((), requires_grad=True))
                 return nothing, nothing, nothing
+            behind = isinstance(loss, FeatureLoss)
             if attacked is None:
-                clean = member(images[here])
-                return loss(clean, labels[here]), clean.new_zeros(()), clean.new_zeros(())
-            adversarial = attacked[number]
-            clean, against = member(torch.cat([images[here], adversarial])).chunk(2)
+                (clean,) = embed_streams(member, images[here], 1, alone, features=behind)
+                nothing = clean.embeddings.new_zeros(())
+                return self.metric(clean, labels[here], generator, loss), nothing, nothing
+            together = torch.cat([images[here], attacked[number]])
+            clean, against = embed_streams(member, together, 2, alone, features=behind)
             if self.label_vectors == "classes":
-                added = loss(against, labels[here])
+                added = self.metric(against, labels[here], generator, loss)
             else:
-                added = metric_to_vectors(loss, against, clean, labels[here])
-            return loss(clean, labels[here]), added, apart(against.detach(), clean.detach())
+                added = metric_to_vectors(loss, against, clean.embeddings, labels[here], generator, self.epoch)
+            return self.metric(clean, labels[here], generator, loss), added, apart(against, clean).detach()
 
         steps = [partial(step, number) for number in own]
         found = dict(zip(own, in_streams(steps, images.device), strict=True))
@@ -139,6 +151,9 @@ class EAT(Method):
             if which == 0 or attacked is not None:
                 mean = torch.stack([values[which].detach() for values in found.values()]).sum() / len(self.losses)
                 log[name] = sum_of_all(mean, context)
+        parts = self.take_parts()
+        # Of several processes one may have no images for its members, and so no parts to sum.
+        log |= parts if context.world_size == 1 else {}
         return StepOutput(sum_of_all(torch.stack(losses).sum(), context), log)
 
     def _rows(self, batch: Batch, context: Context) -> list[Tensor]:
@@ -150,7 +165,14 @@ class EAT(Method):
             raise ValueError(
                 "batch: expected indices, the images' places in the training set, which say whose part they are of"
             )
-        part = self.parts[context.gather(batch.indices.to(self.parts.device))]
+        places = context.gather(batch.indices.to(self.parts.device))
+        # On CUDA the look would wait for the device; there the kernel asserts.
+        if places.is_cpu and len(places) and not 0 <= int(places.min()) <= int(places.max()) < len(self.parts):
+            raise ValueError(
+                f"batch: expected indices from 0 to {len(self.parts) - 1}, the training set's, got "
+                f"{int(places.min())} to {int(places.max())}"
+            )
+        part = self.parts[places]
         return [every[part != number] for number in range(len(self.ensemble.members))]
 
     def _attacked(
@@ -158,7 +180,7 @@ class EAT(Method):
         context: Context,
     ) -> dict[int, Tensor]:  # fmt: skip
         """Line 7: each own member's adversarial images, of its rows."""
-        alone = Context()  # every process has the whole batch
+        alone = Context()
         if self.self_transfer:
             together = attack_members(
                 [self.ensemble.members[n] for n in own], [self.losses[n] for n in own], images, labels, self.attack,
@@ -182,13 +204,7 @@ class EAT(Method):
 
     def parameter_groups(self, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimizer groups of all members and their losses."""
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.ensemble.parameters() if p.requires_grad], "lr": lr}
-        ]
-        for loss in self.losses:
-            own_groups = getattr(loss, "parameter_groups", None)
-            groups += [] if own_groups is None else own_groups(lr)
-        return [{"weight_decay": weight_decay, **group} for group in groups]
+        return self._groups(self.losses, lr, weight_decay)
 
     def join(self, context: Context) -> None:
         """Members' statistics are of one process each, so the norms span none."""

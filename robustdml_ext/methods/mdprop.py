@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from robustdml_ext.attacks import PGD
 from robustdml_ext.methods.base import Batch, Method, StepOutput
 from robustdml_ext.methods.context import Context
-from robustdml_ext.methods.streams import attack_streams, check_streams, split_streams, stream_names
+from robustdml_ext.methods.embedded import join
+from robustdml_ext.methods.streams import attack_streams, check_streams, stream_names
 from robustdml_ext.models import Embedder
 
 # Half width of the random start in the published code, in pixels; the paper does not say.
@@ -74,19 +75,18 @@ class MDProp(Method):
             segments=[0] + [own] * count, targets_from=self.targets_from,
         )  # fmt: skip
         images = torch.cat([batch.images, adversarial.images])
-        embeddings = self.embedder(images, segments=[own] * (1 + count))
-        streams = split_streams(embeddings, 1 + count, context)
+        streams = self.embed_streams(images, 1 + count, context, segments=[own] * (1 + count))
 
         log: dict[str, Tensor | float] = {}
         names = stream_names(self.targets)
         if self.joint_loss:
-            loss = self.loss(torch.cat(streams), labels.repeat(1 + count))
+            loss = self.metric(join(streams), labels.repeat(1 + count), generator)
         else:
-            losses = [self.loss(stream, labels) for stream in streams]
+            losses = [self.metric(stream, labels, generator) for stream in streams]
             loss = torch.stack(losses).sum()
             log = {f"loss/{name}": value.detach() for name, value in zip(["clean", *names], losses, strict=True)}
-        log |= adversarial.log(names, embeddings[own:])
-        return StepOutput(loss, log)
+        log |= adversarial.log(names, [stream.own for stream in streams[1:]])
+        return StepOutput(loss, log | self.take_parts())
 
 
 class AdvPropD(MDProp):

@@ -15,5 +15,6 @@ class Standard(Method):
 
     def training_step(self, batch: Batch, generator: torch.Generator, context: Context) -> StepOutput:
         """L(θ, X, Y)."""
-        loss = self.loss(context.gather(self.embedder(batch.images)), context.gather(batch.labels))
-        return StepOutput(loss)
+        (embedded,) = self.embed_streams(batch.images, 1, context)
+        loss = self.metric(embedded, context.gather(batch.labels), generator)
+        return StepOutput(loss, self.take_parts())

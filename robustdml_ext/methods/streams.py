@@ -19,6 +19,7 @@ from robustdml_ext.attacks import (
 )
 from robustdml_ext.methods.base import Batch
 from robustdml_ext.methods.context import Context
+from robustdml_ext.methods.embedded import split_streams
 from robustdml_ext.models import Embedder
 
 TARGETS_FROM = ("start", "clean")
@@ -39,14 +40,13 @@ class Streams:
     before: list[Tensor]
 
     @torch.no_grad()
-    def log(self, names: Sequence[str], embeddings: Tensor) -> dict[str, Tensor]:
-        """Mean objective of each stream, where the attack started and as the training pass embeds the result.
+    def log(self, names: Sequence[str], embeddings: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Mean objective of each stream, where the attack started and as the training pass embeds the result, `[b, D]`.
 
         The latter costs no further pass, but normalizes by the batch.
         """
         figures: dict[str, Tensor] = {}
-        parts = embeddings.chunk(len(names))
-        for name, objective, before, part in zip(names, self.objectives, self.before, parts, strict=True):
+        for name, objective, before, part in zip(names, self.objectives, self.before, embeddings, strict=True):
             figures[f"objective/{name}/before"] = before
             figures[f"objective/{name}/after"] = objective(part).mean()
         return figures
@@ -64,13 +64,6 @@ def check_streams(targets: Sequence[int], targets_from: str) -> tuple[int, ...]:
     if targets_from not in TARGETS_FROM:
         raise ValueError(f"targets_from: expected 'start' or 'clean', got {targets_from!r}")
     return tuple(targets)
-
-
-def split_streams(embeddings: Tensor, count: int, context: Context) -> list[Tensor]:
-    """Embeddings `[count·b, D]` of a joint pass → those of each stream over all processes, `[B, D]` each."""
-    own = len(embeddings) // count
-    by_image = embeddings.reshape(count, own, -1).transpose(0, 1)
-    return list(context.gather(by_image).unbind(1))
 
 
 def attack_streams(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustdml_ext.attacks import PGD, AwayFromClean, MetricLossAscent, Objective, SideBySide, Summed, under_attack
 from robustdml_ext.methods.context import Context
+from robustdml_ext.methods.embedded import metric_alone
 
 OBJECTIVES = ("away", "loss")
 
@@ -73,7 +74,7 @@ def attack_members(
         # Of the whole batch, wherever its images are; the gradient is that of this process's own.
         goals = [
             MetricLossAscent(lambda rows, _, loss=loss: loss(context.gather(rows), every), labels, shared=True)
-            for loss in losses
+            for loss in map(metric_alone, losses)
         ]
     return attack.perturb(
         joint, images, Summed(goals, lambda: joint.side_by_side.widths), noise=noise, generator=generator

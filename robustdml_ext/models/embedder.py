@@ -120,11 +120,16 @@ class Embedder(nn.Module):
             ValueError: segments do not fit.
             IndexError: there is no such distribution.
         """
-        features = self.features(images, segments, distribution)
-        # Neighbors are ranked by differences that half precision cannot hold.
-        with torch.autocast(images.device.type, enabled=False):
-            embeddings: Tensor = self.head(features.to(self.head.weight.dtype))
-            return F.normalize(embeddings, dim=1) if self.unit_length else embeddings
+        return self.finish(self.project(self.features(images, segments, distribution)))
+
+    def project(self, features: Tensor) -> Tensor:
+        """The head's output `[…, D]`, of any length, for features `[…, F]`; float32 even under autocast."""
+        return project(features, self.head.weight, self.head.bias)
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """From the head's output `[…, D]` to embeddings: scaled to unit length, where these embeddings are."""
+        with torch.autocast(outputs.device.type, enabled=False):
+            return F.normalize(outputs, dim=-1) if self.unit_length else outputs
 
     def norms(self) -> Iterator[DistributionNorm]:
         """The norm layers."""
@@ -178,3 +183,12 @@ class Embedder(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_forward": None}
+
+
+def project(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear head of weight `[D, F]` on features `[…, F]`, in the head's own precision even under autocast.
+
+    Neighbors are ranked by differences that half precision cannot hold.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        return F.linear(features.to(weight.dtype), weight, bias)

@@ -10,9 +10,10 @@ from robustdml_ext.recipes.files import (
     resolve,
     write_recipe_file,
 )
-from robustdml_ext.recipes.schema import METHODS, NEUTRAL_FIELDS, Published, Recipe, RecipeError, make_recipe
+from robustdml_ext.recipes.schema import CLEAN, METHODS, NEUTRAL_FIELDS, Published, Recipe, RecipeError, make_recipe
 
 __all__ = [
+    "CLEAN",
     "METHODS",
     "NEUTRAL_FIELDS",
     "Published",

@@ -13,6 +13,7 @@ from robustdml_ext.recipes.defense_options import READ_BY
 from robustdml_ext.recipes.files import read_recipe_file, resolve
 from robustdml_ext.recipes.option_group import read_fraction, write_fraction
 from robustdml_ext.recipes.options import GROUPS
+from robustdml_ext.recipes.regularizer_options import READ_WITH
 from robustdml_ext.recipes.schema import FRACTIONS, Published, Recipe, RecipeError
 
 _EXAMPLES = """
@@ -98,7 +99,7 @@ def _flag_groups() -> dict[str, type]:
 
 
 # What other defaults depend on, and the weights, which must fit the architecture.
-_FIRST = ("dataset", "protocol", "arch", "weights")
+_FIRST = ("dataset", "protocol", "arch", "weights", "loss")
 
 
 def parse_run(method: str, summary: str, arguments: Sequence[str], prog: str) -> Request:
@@ -144,6 +145,11 @@ def parse_run(method: str, summary: str, arguments: Sequence[str], prog: str) ->
         if method not in methods and values[name] != getattr(base, name):
             flag = name.replace("_", "-")
             raise RecipeError(f"{method} does not read --{flag}, which is for {', '.join(methods)}")
+    for switch, names in READ_WITH.items():
+        given_without = [name for name in names if values[name] != getattr(base, name)]
+        if given_without and not values[switch]:
+            first, on = (name.replace("_", "-") for name in (given_without[0], switch))
+            raise RecipeError(f"--{first} is read only with --{on}, which is off")
     return Request(
         recipe=resolve(method, values),
         published=recipe_file.published if recipe_file is not None else None,

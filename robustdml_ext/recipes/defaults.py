@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from robustdml_ext.recipes.schema import DEFENSES
+from robustdml_ext.recipes.regularizer_options import published_confusion
+from robustdml_ext.recipes.schema import BASELINES, DEFENSES
 
 # Section "Implementation details" of the EAT paper; its code is based on that of Roth et al., which the schema's batch,
 # weight decay and samples of a class are of.
@@ -30,12 +31,27 @@ _EAT: dict[str, Any] = {
     "eval_steps": 10,
 }
 
+# "Implementation details" of the ECAML paper. DAML's are the same but for the optimizer, which it does not print, and
+# the number of iterations.
+_ECAML: dict[str, Any] = {
+    "targets": (),
+    "arch": "googlenet",
+    "embedding_dim": 512,
+    "weight_decay": 2e-4,
+    "head_lr_scale": 10.0,
+    "batch_size": 128,
+    "select_on": "last",
+}
+
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "standard": {"targets": ()},
     "adversarial": {"targets": (1,)},
     "advprop": {"targets": (1,)},
     "mdprop": {"targets": (1, 5)},
     **dict.fromkeys(DEFENSES, _EAT),
+    "ecaml": {**_ECAML, "loss": "binomial"},
+    "daml": {**_ECAML, "loss": "npair", "hard_negatives": True, "triplet_margin": 1.0},
+    **{name: {**_ECAML, "loss": name} for name in BASELINES},
 }
 
 _SMALL: dict[str, Any] = {"arch": "small", "weights": "none", "embedding_dim": 64, "learning_rate": 1e-3}
@@ -83,12 +99,34 @@ METHOD_ON_DATASET_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     if "epsilon" in fields
 }
 
+# Both papers: images of 256 pixels, crops of 227; iterations instead of epochs.
+_ITERATIONS = {"cub200": 5_000, "cub200-2010": 5_000, "cars196": 10_000, "sop": 20_000, "inshop": 20_000}
+METHOD_ON_DATASET_DEFAULTS |= {
+    (method, name): {
+        "image_size": 227,
+        "augment": "resize-crop-flip",
+        "iterations": 20_000 if method == "daml" else iterations,
+    }
+    for method in ("ecaml", "daml", *BASELINES)
+    for name, iterations in _ITERATIONS.items()
+}
 
-def defaults_for(method: str, dataset: str, protocol: str = "default") -> Mapping[str, Any]:
-    """Return the defaults of a method on a data set under a protocol, over those of the schema."""
+
+def defaults_for(
+    method: str, dataset: str, protocol: str = "default", loss: str | None = None
+) -> Mapping[str, Any]:  # fmt: skip
+    """Return the defaults of a method on a data set under a protocol, over those of the schema.
+
+    Args:
+        method, dataset, protocol: as in the recipe.
+        loss: the recipe's, where it is not the method's own.
+    """
+    chosen = loss or METHOD_DEFAULTS.get(method, {}).get("loss")
+    confusion = {"energy_confusion": published_confusion(chosen, dataset)} if method == "ecaml" and chosen else {}
     return {
         **METHOD_DEFAULTS.get(method, {}),
         **DATASET_DEFAULTS.get(dataset, {}),
         **(ZERO_SHOT_DEFAULTS.get(dataset, {}) if protocol == "zero-shot" else {}),
         **METHOD_ON_DATASET_DEFAULTS.get((method, dataset), {}),
+        **confusion,
     }

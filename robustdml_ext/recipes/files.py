@@ -90,7 +90,8 @@ def resolve(
     if not isinstance(dataset, str):
         raise RecipeError(f"dataset must be a name; got {dataset!r}")
     protocol = explicit.get("protocol", from_file.get("protocol", "default"))
-    defaults = dict(defaults_for(chosen, dataset, protocol))
+    loss = explicit.get("loss", from_file.get("loss"))
+    defaults = dict(defaults_for(chosen, dataset, protocol, loss))
     if {**defaults, **from_file, **explicit}.get("arch") == "small":
         defaults["weights"] = "none"  # nobody publishes weights for it
     return make_recipe({**defaults, **from_file, **explicit, "method": chosen})

@@ -9,6 +9,7 @@ from typing import Literal
 
 from robustdml_ext.recipes.defense_options import DefenseOptions
 from robustdml_ext.recipes.option_group import OptionGroup, option
+from robustdml_ext.recipes.regularizer_options import RegularizerOptions
 
 
 class DataOptions(OptionGroup):
@@ -274,6 +275,7 @@ GROUPS: tuple[type[OptionGroup], ...] = (
     DataOptions,
     ModelOptions,
     LossOptions,
+    RegularizerOptions,
     AttackOptions,
     DefenseOptions,
     TrainingOptions,

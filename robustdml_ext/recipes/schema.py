@@ -19,10 +19,12 @@ from robustdml_ext.recipes.options import (
     ModelOptions,
     TrainingOptions,
 )
+from robustdml_ext.recipes.regularizer_options import SYNTHETIC_LOSSES, RegularizerOptions
 
 MethodName = Literal[
-    "standard", "adversarial", "advprop", "mdprop", "pal", "at", "mixup", "iat", "trades", "ensemble", "eat"
-]
+    "standard", "adversarial", "advprop", "mdprop", "pal", "at", "mixup", "iat", "trades", "ensemble", "eat", "ecaml",
+    "daml", "contrastive", "triplet", "lifted", "npair", "binomial", "angular",
+]  # fmt: skip
 
 METHODS: dict[str, str] = {
     "standard": "Standard training (ST): the metric loss on clean images.",
@@ -36,7 +38,21 @@ METHODS: dict[str, str] = {
     "trades": "TRADES (PAL + TRADES): the loss on clean images, and how far attacked ones move.",
     "ensemble": "The naive ensemble: several networks, each trained by itself, that vote.",
     "eat": "Ensemble adversarial training (PAL + EAT): networks on parts of the data, attacked together, that vote.",
+    "ecaml": "Energy confused adversarial metric learning: a metric loss against energy confusion, at the head.",
+    "daml": "Deep adversarial metric learning: a metric loss on generated hard negatives, in turn against it.",
+    "contrastive": "The contrastive loss on clean images, set up as ECAML and DAML are.",
+    "triplet": "The triplet loss, likewise.",
+    "lifted": "The lifted structure loss, likewise.",
+    "npair": "The N-pair loss, likewise.",
+    "binomial": "Binomial deviance, likewise.",
+    "angular": "The angular loss, likewise.",
 }
+
+# Baselines of the ECAML and DAML papers, each of which trains with the loss of its name.
+BASELINES = ("contrastive", "triplet", "lifted", "npair", "binomial", "angular")
+
+# Methods that train on clean images alone.
+CLEAN = ("standard", "ecaml", "daml", *BASELINES)
 
 # Those of the EAT paper; none of them aims at targets.
 DEFENSES = ("pal", "at", "mixup", "iat", "trades", "ensemble", "eat")
@@ -70,6 +86,7 @@ class Recipe(
     TrainingOptions,
     DefenseOptions,
     AttackOptions,
+    RegularizerOptions,
     LossOptions,
     ModelOptions,
     DataOptions,
@@ -85,8 +102,8 @@ class Recipe(
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
-        expected = {
-            "standard": (len(self.targets) == 0, "none, as it trains on clean images alone"),
+        expected: dict[str, tuple[bool, str]] = {
+            **dict.fromkeys(CLEAN, (len(self.targets) == 0, "none, as it trains on clean images alone")),
             "adversarial": (len(self.targets) == 1, "one number"),
             "advprop": (self.targets == (1,), "1; for other numbers use mdprop"),
             "mdprop": (len(self.targets) >= 1, "at least one number"),
@@ -126,6 +143,7 @@ class Recipe(
         if self.joint_loss and self.method not in ("advprop", "mdprop"):
             raise ValueError(f"joint_loss is for advprop and mdprop; got it with {self.method}")
         self._check_defense()
+        self._check_regularizers()
         self._check_attacks()
         if self.selects and not self.evaluate_every:
             raise ValueError(
@@ -154,6 +172,16 @@ class Recipe(
                 f"split needs at least 2 members, or the only one has nothing to train on; got {self.members}"
             )
 
+    def _check_regularizers(self) -> None:
+        if self.method in BASELINES and self.loss != self.method:
+            raise ValueError(f"loss of {self.method} must be {self.method}; got {self.loss}")
+        if self.method == "daml" and not self.hard_negatives:
+            raise ValueError("hard_negatives of daml must be on, or it is its loss's baseline; got off")
+        if self.hard_negatives and self.loss not in SYNTHETIC_LOSSES:
+            raise ValueError(f"loss with hard negatives must be one of {', '.join(SYNTHETIC_LOSSES)}; got {self.loss}")
+        if self.hard_negatives and self.label_vectors != "classes":
+            raise ValueError(f"label_vectors with hard negatives must be classes; got {self.label_vectors}")
+
     @property
     def selects(self) -> bool:
         """Whether the weights that are judged are chosen; where there are no epochs, nothing is to choose."""
@@ -167,7 +195,10 @@ class Recipe(
         kind = "".join(f"-{count}" for count in self.targets) if self.method in ("mdprop", "adversarial") else ""
         if self.method in ("ensemble", "eat"):
             kind = f"-{self.members}" + ("-nosplit" if self.method == "eat" and not self.split else "")
-        return f"runs/{self.dataset}-{self.method}{kind}-{self.loss}-seed{self.seed}"
+        kind += "-daml" if self.hard_negatives and self.method != "daml" else ""
+        kind += "-ecaml" if self.energy_confusion and self.method != "ecaml" else ""
+        kind += "" if self.method in BASELINES else f"-{self.loss}"
+        return f"runs/{self.dataset}-{self.method}{kind}-seed{self.seed}"
 
     def differences(self, other: Recipe) -> list[str]:
         """Name the options in which two recipes differ in a way that would train different weights."""

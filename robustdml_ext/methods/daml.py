@@ -1,0 +1,176 @@
+"""Deep Adversarial Metric Learning (DAML, Duan et al.): metric losses on generated hard negatives.
+
+Algorithm 1: pre-train θ_f on the observed negatives; initialize θ_g; then, step by step, sample a batch, produce its
+tuples, and optimize θ_g and θ_f jointly by equation 7, J = J_gen + λ J_m.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustdml_ext.methods.embedded import Embedded, FeatureLoss, apply_loss
+from robustdml_ext.methods.synthetic_losses import FORMS, Synthetic
+from robustdml_ext.models.generator import HardNegativeGenerator, Tuples
+
+MINING = ("all", "semihard", "hardest")
+
+
+class HardNegatives(FeatureLoss):
+    """J = J_gen + λ J_m of DAML, equations 5 to 12, in the place of a metric loss.
+
+    The generator makes synthetic negatives x̃⁻ = G(θ_g; x⁻, x, x⁺) of the network's features, which pass the network's
+    own head. It minimizes (equation 6, a mean over the synthetic negatives)
+
+        J_gen = ‖x̃⁻ − x‖² + λ₁ ‖x̃⁻ − x⁻‖² + λ₂ [D(x̃⁻, x)² − D(x⁺, x)² − γ]₊,
+
+    J_hard + λ₁ J_reg + λ₂ J_adv: close to the anchor, close to the observed negative, and misclassified by the metric,
+    D the Euclidean distance of embeddings. The metric minimizes J_m, the loss over x, x⁺ and the synthetic negatives in
+    place of the observed ones; see `synthetic_losses`.
+
+    The two play against each other, so each term's gradient reaches its own player alone: J_gen's the generator's
+    parameters θ_g, with the network as it is; λ J_m's the network's θ_f, by the embeddings of x and x⁺, and by those of
+    x̃⁻ through the head and on through the generator, as it is, to the features. With `literal=True` equation 7 is
+    taken to the letter, the sum minimized over both: then J_adv also asks the network to draw negatives near, and J_m
+    the generator to make them easy.
+
+    Args:
+        metric: the loss of observed embeddings: the pre-training's, and what an attack climbs.
+        feature_dim: F, of the network's features.
+        form: J_m: "contrastive" (equation 8), "triplet" (9), "lifted" (10, 11) or "npair" (12).
+        margin: γ, of J_adv and of J_m.
+        regularization: λ₁.
+        adversary: λ₂.
+        weight: λ. As the players share no parameter, it scales the metric's gradient against that of other terms.
+        negatives: synthetic negatives of each anchor and positive, from observed ones drawn at random; None: from all.
+        mining: which of them J_m counts: "all"; "hardest", the nearest of each anchor; or "semihard", those farther
+            than the positive by less than γ.
+        pretrain_epochs: of the metric alone, on observed negatives.
+        generator_epochs: then of the generator alone ("initialize the generator adversarial to the pre-trained
+            metric"), before both are optimized.
+        hidden: width of the generator's hidden layers; None: F.
+        literal: see above.
+
+    Raises:
+        ValueError: a number out of its range, or an unknown name.
+    """
+
+    def __init__(
+        self,
+        metric: nn.Module,
+        feature_dim: int,
+        form: str,
+        *,
+        margin: float = 1.0,
+        regularization: float = 1.0,
+        adversary: float = 50.0,
+        weight: float = 1.0,
+        negatives: int | None = None,
+        mining: str = "all",
+        pretrain_epochs: int = 0,
+        generator_epochs: int = 0,
+        hidden: int | None = None,
+        literal: bool = False,
+    ) -> None:
+        super().__init__(metric)
+        if form not in FORMS:
+            raise ValueError(f"form: expected one of {', '.join(FORMS)}; got {form!r}")
+        if mining not in MINING:
+            raise ValueError(f"mining: expected one of {', '.join(MINING)}; got {mining!r}")
+        for name, number in (("regularization", regularization), ("adversary", adversary), ("weight", weight),
+                             ("margin", margin)):  # fmt: skip
+            if not number >= 0:
+                raise ValueError(f"{name}: expected a number >= 0, got {number}")
+        if negatives is not None and negatives < 1:
+            raise ValueError(f"negatives: expected >= 1 or None, got {negatives}")
+        if pretrain_epochs < 0 or generator_epochs < 0:
+            raise ValueError(
+                f"pretrain_epochs, generator_epochs: expected >= 0, got {pretrain_epochs} and {generator_epochs}"
+            )
+        self.generator = HardNegativeGenerator(feature_dim, hidden)
+        self.form, self.margin, self.negatives, self.mining = form, margin, negatives, mining
+        self.regularization, self.adversary, self.weight = regularization, adversary, weight
+        self.pretrain_epochs, self.generator_epochs, self.literal = pretrain_epochs, generator_epochs, literal
+
+    def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int) -> Tensor:
+        """Lines 1 to 6 of Algorithm 1, whichever the epoch calls for; see `FeatureLoss`."""
+        if epoch < self.pretrain_epochs:
+            metric = apply_loss(self.metric, embedded, labels, generator, epoch)
+            self.parts = {"loss/metric": metric.detach()}
+            return metric
+        if embedded.features is None:
+            raise ValueError("embedded: expected features, which the generator takes; got None")
+        tuples = FORMS[self.form].draw(labels, self.negatives, generator)
+        if epoch < self.pretrain_epochs + self.generator_epochs:
+            return self.generator_loss(embedded, embedded.features, tuples)
+        generated = self.generator_loss(embedded, embedded.features, tuples)
+        metric = self.metric_loss(embedded, embedded.features, tuples, labels)
+        self.parts |= {"loss/metric": metric.detach()}
+        return generated + self.weight * metric
+
+    def generator_loss(self, embedded: Embedded, features: Tensor, tuples: Tuples) -> Tensor:
+        """J_gen, equation 6, for the generator's parameters."""
+        embeddings = embedded.embeddings
+        if not self.literal:
+            features, embeddings = features.detach(), embeddings.detach()
+        synthetic = self.generator(features, tuples)
+        misclassified = embedded.head.embeddings(synthetic, fixed=not self.literal)
+        observed = features.to(synthetic.dtype)
+        anchor, positive = embeddings[tuples.anchor], embeddings[tuples.positive]
+        hard = _squared(synthetic, observed[tuples.anchor][:, None])
+        regularize = _squared(synthetic, observed[tuples.negatives])
+        closer = _squared(misclassified, anchor[:, None]) - _squared(positive, anchor)[:, None] - self.margin
+        terms = {"hard": hard, "regularize": regularize, "adversary": closer.relu()}
+        means = {name: _mean(term, tuples.valid) for name, term in terms.items()}
+        loss = means["hard"] + self.regularization * means["regularize"] + self.adversary * means["adversary"]
+        self.parts = {f"generator/{name}": mean.detach() for name, mean in means.items()}
+        self.parts["loss/generator"] = loss.detach()
+        return loss
+
+    def metric_loss(self, embedded: Embedded, features: Tensor, tuples: Tuples, labels: Tensor) -> Tensor:
+        """J_m on the synthetic negatives, for the network's parameters."""
+        if self.literal:
+            synthetic = self.generator(features, tuples)
+        else:
+            fixed = {name: parameter.detach() for name, parameter in self.generator.named_parameters()}
+            synthetic = torch.func.functional_call(self.generator, fixed, (features, tuples))
+        negatives = embedded.head.embeddings(synthetic)
+        valid = self.mined(embedded.embeddings, negatives.detach(), tuples)
+        return FORMS[self.form].loss(Synthetic(embedded.embeddings, labels, tuples, negatives, valid), self.margin)
+
+    @torch.no_grad()
+    def mined(self, embeddings: Tensor, negatives: Tensor, tuples: Tuples) -> Tensor | None:
+        """Which synthetic negatives `[T, M]` J_m counts; None: all."""
+        if self.mining == "all" or not negatives.numel():
+            return tuples.valid
+        there = torch.ones_like(tuples.negatives, dtype=torch.bool) if tuples.valid is None else tuples.valid
+        anchor = embeddings[tuples.anchor]
+        apart = _squared(negatives, anchor[:, None])
+        if self.mining == "hardest":
+            nearest = apart.masked_fill(~there, torch.inf).argmin(1, keepdim=True)
+            return torch.zeros_like(there).scatter_(1, nearest, True) & there
+        positive = _squared(embeddings[tuples.positive], anchor)[:, None]
+        return there & (apart > positive) & (apart < positive + self.margin)
+
+    def parameter_groups(self, base_lr: float) -> list[dict[str, Any]]:
+        """Optimizer groups of the generator's parameters, and those of the metric loss's own."""
+        return [*super().parameter_groups(base_lr), {"params": list(self.generator.parameters()), "lr": base_lr}]
+
+    def extra_repr(self) -> str:
+        return (
+            f"form={self.form!r}, margin={self.margin}, regularization={self.regularization}, "
+            f"adversary={self.adversary}, weight={self.weight}, negatives={self.negatives}, mining={self.mining!r}"
+        )
+
+
+def _squared(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).square().sum(-1)
+
+
+def _mean(terms: Tensor, valid: Tensor | None) -> Tensor:
+    """Their mean, 0 of none."""
+    if valid is None:
+        return terms.sum() / max(terms.numel(), 1)
+    return torch.where(valid, terms, 0).sum() / valid.sum().clamp(min=1)

@@ -1,0 +1,83 @@
+"""Options of what any method's metric loss can be joined with: energy confusion (ECAML), hard negatives (DAML)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from robustdml_ext.recipes.option_group import OptionGroup, option
+
+
+class RegularizerOptions(OptionGroup):
+    """What joins the metric loss, of any method: energy confusion (ECAML) and a generator of hard negatives (DAML)."""
+
+    energy_confusion: float = option(
+        0.0,
+        "λ of energy confusion (ECAML, equation 11), which draws the batch's classes together at the head; 0: none. "
+        "ecaml has the paper's for its loss and data set.",
+        ge=0,
+    )
+    energy_confusion_reduction: Literal["mean", "sum"] = option(
+        "mean",
+        "Over pairs of classes: mean, of the size of the losses' own means, or sum, as equation 11 is printed.",
+    )
+    energy_confusion_pairs: int | None = option(
+        None, "Ordered pairs of classes that energy confusion draws at random at each step. None: all of the batch.", ge=1
+    )
+    hard_negatives: bool = option(
+        False,
+        "Train on synthetic hard negatives (DAML) with the loss contrastive, triplet, lifted or npair. daml does.",
+    )
+    hard_negatives_pretrain: int = option(
+        5, "Hard negatives: epochs of the metric alone at first, on observed negatives.", ge=0
+    )
+    hard_negatives_alone: int = option(
+        0, "Hard negatives: epochs of the generator alone after that, before both are trained.", ge=0
+    )
+    hard_negatives_count: int | None = option(
+        None,
+        "Hard negatives: synthetic ones of each anchor and positive, from observed ones at random. None: one of every "
+        "image of another class (npair: of every other class's positive).",
+        ge=1,
+    )
+    hard_negatives_mining: Literal["all", "semihard", "hardest"] = option(
+        "all", "Hard negatives: which of the synthetic ones the metric is trained on."
+    )
+    hard_negatives_margin: float = option(1.0, "Hard negatives: γ of equations 6, 8 and 9.", ge=0)
+    hard_negatives_regularization: float = option(
+        1.0, "Hard negatives: λ1 of equation 6, staying close to the observed negative.", ge=0
+    )
+    hard_negatives_adversary: float = option(
+        50.0, "Hard negatives: λ2 of equation 6, being misclassified by the metric.", ge=0
+    )
+    hard_negatives_weight: float = option(1.0, "Hard negatives: λ of equation 7, weight of the metric's loss.", ge=0)
+    hard_negatives_hidden: int | None = option(
+        None, "Hard negatives: width of the generator's two hidden layers. None: that of the features.", ge=1
+    )
+    hard_negatives_literal: bool = option(
+        False,
+        "Hard negatives: let the generator's terms reach the network and the metric's the generator, as equation 7 to "
+        "the letter has it, instead of each its own player.",
+    )
+
+
+SYNTHETIC_LOSSES = ("contrastive", "triplet", "lifted", "npair")
+"""Losses that the paper states for synthetic negatives."""
+
+# The paper's λ, tables 3 to 6; a tenth on the two large data sets.
+_CONFUSION = {"triplet": 0.02, "npair": 0.3, "binomial": 0.13}
+_LARGE = ("sop", "inshop")
+
+
+def published_confusion(loss: str, dataset: str) -> float:
+    """ECAML's λ for a loss on a data set; for a loss that the paper does not have, that of binomial."""
+    found = _CONFUSION.get(loss, _CONFUSION["binomial"])
+    return found / 10 if dataset in _LARGE else found
+
+
+READ_WITH: dict[str, tuple[str, ...]] = {
+    "energy_confusion": ("energy_confusion_reduction", "energy_confusion_pairs"),
+    "hard_negatives": tuple(
+        name for name in RegularizerOptions.model_fields if name.startswith("hard_negatives_")
+    ),
+}
+"""Options that are read only where another one is on."""
