@@ -80,3 +80,14 @@ def test_naive_members_have_batches_of_their_own() -> None:
     assert len(places) == 180 and all(len(parts[a] & parts[b]) < 30 for a, b in ((0, 1), (0, 2), (1, 2)))
     _, _, alone = next(job("at").batches.since(0))
     assert set(alone.tolist()) == parts[0]
+
+
+def test_dropout_and_length_are_the_recipes() -> None:
+    assert built("standard").embedder.dropout.p == 0 and built("standard", dropout=0.25).embedder.dropout.p == 0.25
+    for loss, unit_length, expected in (
+        ("triplet", "auto", True), ("npair", "auto", False), ("triplet", "no", False), ("npair", "yes", True),
+    ):  # fmt: skip
+        embedder = built("standard", loss=loss, unit_length=unit_length).embedder
+        assert embedder.unit_length is expected
+        lengths = embedder.eval()(torch.rand(3, 1, 8, 8)).norm(dim=1)
+        assert torch.allclose(lengths, torch.ones(3)) is expected

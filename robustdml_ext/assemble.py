@@ -140,7 +140,9 @@ def _embedder(recipe: Recipe, channels: int) -> Embedder:
         distributions=1 + auxiliary,
         norm_noise=recipe.norm_noise,
         freeze_norm=recipe.freeze_norm,
-        unit_length=recipe.loss != "npair",  # its exponents are inner products, too narrow between unit vectors
+        # The exponents of npair are inner products, too narrow between unit vectors.
+        unit_length=recipe.loss != "npair" if recipe.unit_length == "auto" else recipe.unit_length == "yes",
+        dropout=recipe.dropout,
     )
 
 

@@ -55,6 +55,8 @@ def test_json_round_trip_is_exact(
         ({"method": "adversarial", "targets": [1, 5]}, ["targets", "one number"]),
         ({"method": "mdprop", "targets": []}, ["targets", "at least one"]),
         ({"targets": [0]}, ["targets", "above 0"]),
+        ({"dropout": 1.0}, ["dropout", "less than 1", "1.0"]),
+        ({"unit_length": "maybe"}, ["unit_length", "'auto', 'yes' or 'no'", "'maybe'"]),
         ({"attack_epsilons": [0.1, -1.0]}, ["attack_epsilons", "-1.0"]),
         ({"recall_at": [2]}, ["recall_at", "1"]),
         ({"select_on": "validation", "evaluate_every": 0}, ["select_on validation", "evaluate_every", "0"]),

@@ -36,6 +36,7 @@ def build_embedder(
     freeze_norm: bool = False,
     fuse: bool = True,
     unit_length: bool = True,
+    dropout: float | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     widths: Sequence[int] = (16, 32, 64),
@@ -56,12 +57,15 @@ def build_embedder(
         freeze_norm: normalize by the starting weights' running statistics in training too.
         fuse: fuse norm layers with what follows, where the backbone can be traced.
         unit_length: scale embeddings to length 1.
+        dropout: probability with which a feature is dropped in training, as the only dropout: the architecture's own
+            layers (of googlenet, mobilenet_v2, ...) then drop nothing. None: the architecture as it is.
         mean, std: what images are normalized by; by default ImageNet's for torchvision networks, those of the
             published weights for `bn_inception`, nothing for `small`.
         widths: channels of the stages of `small`.
 
     Raises:
-        ValueError: an unknown architecture, one without batch norm, or weights that do not fit it.
+        ValueError: an unknown architecture, one without batch norm, weights that do not fit it, or dropout that is not
+            from 0 to below 1.
         FileNotFoundError: the weights are not on this machine and cannot be downloaded.
     """
     check_arch(arch, channels)
@@ -79,6 +83,10 @@ def build_embedder(
     from_file = weights != "none" and named is None
     head_weights = load_file(network, weights, arch, classifier) if from_file else {}
     default_mean, default_std = normalization(arch, channels)
+    if dropout is not None:
+        for module in network.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
     embedder = Embedder(
         network,
         feature_dim,
@@ -91,6 +99,7 @@ def build_embedder(
         generator=generator,
         fuse=fuse,
         unit_length=unit_length,
+        dropout=0.0 if dropout is None else dropout,
     )
     if {name: value.shape for name, value in head_weights.items()} == {
         name: value.shape for name, value in embedder.head.state_dict().items()

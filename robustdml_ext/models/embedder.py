@@ -20,9 +20,9 @@ from robustdml_ext.models.norm import DistributionNorm, check_distribution
 class Embedder(nn.Module):
     """f: images `[B, C, H, W]` in [0, 1] → embeddings `[B, D]`, with separate batch norm for K distributions.
 
-    normalize → backbone (pooling inside) → `features` `[B, F]` → linear head → unit length (float32 even
-    under autocast). Distribution 0 is the clean one; the network that is used after training is that one's
-    (`export`).
+    normalize → backbone (pooling inside) → dropout (in training) → `features` `[B, F]` → linear head → unit length
+    (float32 even under autocast). Distribution 0 is the clean one; the network that is used after training is that
+    one's (`export`).
 
     Args:
         backbone: maps normalized images to features; its batch norm layers are converted in place.
@@ -36,9 +36,11 @@ class Embedder(nn.Module):
         generator: what that noise is drawn from.
         fuse: run norm → ReLU and norm → add → ReLU as one, where the backbone can be traced.
         unit_length: scale embeddings to length 1.
+        dropout: probability, 0 <= dropout < 1, with which a feature is set to 0 in training (the others are divided by
+            1 − dropout): the regularizer that ECAML's table 2 compares with. Drawn from PyTorch's global generator.
 
     Raises:
-        ValueError: the backbone has no batch norm layer, or `mean` and `std` do not fit.
+        ValueError: the backbone has no batch norm layer, `mean` and `std` do not fit, or dropout is out of its range.
     """
 
     mean: Tensor
@@ -58,8 +60,11 @@ class Embedder(nn.Module):
         generator: torch.Generator | None = None,
         fuse: bool = True,
         unit_length: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout: expected a probability from 0 to below 1, got {dropout}")
         if len(mean) != len(std) or any(value <= 0 for value in std):
             raise ValueError(f"mean, std: expected one of each a channel, std > 0; got {mean} and {std}")
         norms = convert_norms(backbone, distributions, norm_noise, generator=generator)
@@ -67,6 +72,7 @@ class Embedder(nn.Module):
             raise ValueError("backbone: has no batch norm layer to keep distributions apart by")
         self.norm_context = norms[0].context
         self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(feature_dim, embedding_dim)
         self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1))
@@ -97,7 +103,7 @@ class Embedder(nn.Module):
         return self._prepare() is not self.backbone
 
     def features(self, images: Tensor, segments: Sequence[int] | None = None, distribution: int = 0) -> Tensor:
-        """Features `[B, F]`, before the head. Arguments as `forward`."""
+        """Features `[B, F]`, as the head is given them: after dropout in training. Arguments as `forward`."""
         if segments is None:
             check_distribution(distribution, self.distributions)
             segments = [0] * self.distributions
@@ -105,7 +111,8 @@ class Embedder(nn.Module):
         elif sum(segments) != len(images):
             raise ValueError(f"segments: expected sizes that add up to {len(images)} images; got {list(segments)}")
         with self.norm_context.use(segments):
-            return self._prepare()((images - self.mean) / self.std)
+            features: Tensor = self.dropout(self._prepare()((images - self.mean) / self.std))
+            return features
 
     def forward(self, images: Tensor, segments: Sequence[int] | None = None, distribution: int = 0) -> Tensor:
         """Embeddings `[B, D]`.

@@ -74,6 +74,18 @@ class ModelOptions(OptionGroup):
     freeze_norm: bool = option(
         False, "Keep the batch-norm statistics of the starting weights (Roth et al. do, for their baselines)."
     )
+    dropout: float | None = option(
+        None,
+        "Probability with which each feature is dropped before the head in training; the architecture's own dropout is "
+        "then off. None: the architecture as it is.",
+        ge=0,
+        lt=1,
+    )
+    unit_length: Literal["auto", "yes", "no"] = option(
+        "auto",
+        "Whether embeddings are scaled to length 1 in training. auto: yes, but not for npair, whose exponents are "
+        "inner products.",
+    )
 
 
 class LossOptions(OptionGroup):
