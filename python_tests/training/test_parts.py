@@ -36,11 +36,15 @@ def test_running_means_survive_a_checkpoint_to_the_bit(values: list[float], cut:
     assert whole.read() == {}
 
 
-def test_names_that_change_between_steps_are_refused() -> None:
+def test_a_name_is_averaged_over_the_steps_that_brought_it() -> None:
     means = RunningMeans()
     means.add({"a": torch.tensor(1.0), "b": 2.0})
-    with pytest.raises(ValueError, match="same names"):
-        means.add({"a": torch.tensor(1.0)})
+    means.add({"a": torch.tensor(4.0)})
+    again = RunningMeans()
+    again.restore(means.state())
+    again.add({"a": torch.tensor(7.0), "c": torch.tensor(5.0)})
+    assert again.peek() == {"a": 4.0, "b": 2.0, "c": 5.0} == again.read()
+    assert means.read() == {"a": 2.5, "b": 2.0} and means.read() == {}
 
 
 def test_curves_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:

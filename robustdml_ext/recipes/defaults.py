@@ -54,18 +54,18 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     **{name: {**_ECAML, "loss": name} for name in BASELINES},
 }
 
-_SMALL: dict[str, Any] = {"arch": "small", "weights": "none", "embedding_dim": 64, "learning_rate": 1e-3}
+# A head that starts as the rest of its network does, from scratch, learns at the network's rate.
+_SMALL: dict[str, Any] = {
+    "arch": "small", "weights": "none", "embedding_dim": 64, "learning_rate": 1e-3, "head_lr_scale": 1.0
+}  # fmt: skip
 
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     # A job that teaches, and ends within two minutes on two slow cores with every attack of its evaluation.
     "digits": {
-        "arch": "small",
-        "weights": "none",
-        "embedding_dim": 64,
+        **_SMALL,
         "batch_size": 60,
         "samples_per_class": 12,
         "epochs": 30,
-        "learning_rate": 1e-3,
         "epsilon": 0.2,
         "attack_epsilons": (0.1, 0.2, 0.3),
         # Five seen classes have none to spare for validation.

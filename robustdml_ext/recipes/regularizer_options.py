@@ -21,7 +21,9 @@ class RegularizerOptions(OptionGroup):
         "Over pairs of classes: mean, of the size of the losses' own means, or sum, as equation 11 is printed.",
     )
     energy_confusion_pairs: int | None = option(
-        None, "Ordered pairs of classes that energy confusion draws at random at each step. None: all of the batch.", ge=1
+        None,
+        "Ordered pairs of classes that energy confusion draws at random at each step. None: all of the batch.",
+        ge=1,
     )
     hard_negatives: bool = option(
         False,

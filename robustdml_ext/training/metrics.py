@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,51 +68,50 @@ class MetricsLog:
 
 
 class RunningMeans:
-    """Means of what a method logs, added up where the values are; only reading waits for the device."""
+    """Means of what a method logs, added up where the values are; only reading waits for the device.
+
+    A name's mean is over the steps that brought it: methods may log other things in another phase of the training.
+    """
 
     def __init__(self) -> None:
-        self._numbers: dict[str, float] = {}
-        self._names: tuple[str, ...] = ()
-        self._sums: Tensor | None = None
-        self._count = 0
+        # By the names that steps bring together: their sums, and how many steps those were.
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
 
     def add(self, values: Mapping[str, float | Tensor]) -> None:
-        """Add one step's values: plain numbers, and scalar tensors; every step must bring the same names."""
-        tensors = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
-        if self._count and {*tensors, *self._numbers} != set(values):
-            raise ValueError(
-                f"each step must log the same names; got {sorted(values)} after "
-                f"{sorted({*self._names, *self._numbers})}"
-            )
-        for name, value in values.items():
-            if not isinstance(value, Tensor):
-                self._numbers[name] = self._numbers.get(name, 0.0) + float(value)
-        if tensors:
-            row = torch.stack([value.reshape(()) for value in tensors.values()]).double()
-            self._sums = row if self._sums is None else self._sums.to(row.device) + row
-            self._names = tuple(tensors)
-        self._count += 1
+        """Add one step's values: plain numbers, and scalar tensors of one device."""
+        if not values:
+            return
+        names = tuple(values)
+        device = next((value.device for value in values.values() if isinstance(value, Tensor)), None)
+        row = torch.stack(
+            [torch.as_tensor(value, dtype=torch.float64, device=device).detach().reshape(()) for value in values.values()]
+        )
+        before = self._sums.get(names)
+        self._sums[names] = row if before is None else before.to(row.device) + row
+        self._counts[names] = self._counts.get(names, 0) + 1
+
+    def peek(self) -> dict[str, float]:
+        """Return the means since the last read, and go on adding; empty if nothing was added."""
+        totals: dict[str, float] = {}
+        steps: dict[str, int] = {}
+        for names, sums in self._sums.items():
+            for name, total in zip(names, sums.tolist(), strict=True):
+                totals[name] = totals.get(name, 0.0) + total
+                steps[name] = steps.get(name, 0) + self._counts[names]
+        return {name: total / steps[name] for name, total in totals.items()}
 
     def read(self) -> dict[str, float]:
         """Return the means since the last read, and begin anew; empty if nothing was added."""
-        if not self._count:
-            return {}
-        means = {name: total / self._count for name, total in self._numbers.items()}
-        if self._sums is not None:
-            means.update(zip(self._names, (self._sums / self._count).tolist(), strict=True))
-        self._numbers, self._names, self._sums, self._count = {}, (), None, 0
+        means = self.peek()
+        self._sums, self._counts = {}, {}
         return means
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> list[tuple[list[str], Tensor, int]]:
         """Return what a checkpoint needs in order to go on with the same sums."""
-        return {
-            "numbers": dict(self._numbers),
-            "names": list(self._names),
-            "sums": None if self._sums is None else self._sums.cpu(),
-            "count": self._count,
-        }
+        return [(list(names), sums.cpu(), self._counts[names]) for names, sums in self._sums.items()]
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Sequence[tuple[list[str], Tensor, int]]) -> None:
         """Go on with the sums of a checkpoint."""
-        self._numbers, self._names = dict(state["numbers"]), tuple(state["names"])
-        self._sums, self._count = state["sums"], int(state["count"])
+        self._sums = {tuple(names): sums for names, sums, _ in state}
+        self._counts = {tuple(names): int(count) for names, _, count in state}
