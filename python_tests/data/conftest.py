@@ -1,4 +1,4 @@
-"""Small data sets on disk, in the layouts that the loaders promise to read."""
+"""Small data sets on disk, in the layouts that the loaders promise to read, and photographs for a cache to keep."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from python_tests.data.cached import SIZES
 from python_tests.data.images import write_image
 from python_tests.data.layouts import write_sop
 
@@ -30,3 +31,19 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> list[Path]:
+    """Files of photographs in several sizes, for a cache to keep."""
+    made = []
+    for i, size in enumerate(SIZES):
+        made.append(tmp_path / "images" / f"{i}.{'jpg' if i % 2 else 'png'}")
+        write_image(made[-1], i, "L" if i == 3 else "RGB", size)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the cache is written; made by whoever writes first."""
+    return tmp_path / "cache"

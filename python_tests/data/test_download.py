@@ -1,81 +1,31 @@
+"""Downloads: what is fetched, taken up again, checked and unpacked."""
+
 from __future__ import annotations
 
 import gzip
 import hashlib
 import io
 import re
-import socket
 import socketserver
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from python_tests.data.packed import files_under, tarred, zipped
+from python_tests.data.servers import FtpSession, Site, serving, web_site
 from robustdml_ext.data import archives, download
 from robustdml_ext.data.archives import Archive
 from robustdml_ext.data.download import download_archives
 from robustdml_ext.data.errors import DataError
 
 
-class Site:
-    """A web server on this machine: its files, how it misbehaves, and what it was asked for."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.ranges = True
-        self.cut_after: list[int] = []  # bytes of the body after which the next answers end
-        self.asked: list[tuple[str, str | None]] = []
-        self.address = ""
-
-    def archive(
-        self, name: str, content: bytes, into: str = ".", *, checksum: str | None = "right", size: int | None = None
-    ) -> Archive:
-        self.files[f"/{name}"] = content
-        digest = f"md5:{hashlib.md5(content).hexdigest()}" if checksum == "right" else checksum
-        return Archive(f"{self.address}/{name}", name, digest, size, into)
-
-
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    place = Site()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked = self.headers.get("Range")
-            place.asked.append((self.path, asked))
-            content = place.files.get(self.path)
-            if content is None:
-                self.send_error(404)
-                return
-            start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and place.ranges else 0
-            if start and start >= len(content):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(content)}")
-                self.end_headers()
-                return
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.send_header("Content-Length", str(len(content) - start))
-            self.end_headers()
-            end = start + place.cut_after.pop(0) if place.cut_after else len(content)
-            self.wfile.write(content[start:end])
-
-        def log_message(self, *_: object) -> None:
-            pass
-
     monkeypatch.setattr(download, "_PAUSE", 0.0)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    place.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield place
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with web_site() as place:
+        yield place
 
 
 def test_every_kind_is_unpacked_into_its_folder_and_the_archive_removed(site: Site, tmp_path: Path) -> None:
@@ -226,51 +176,16 @@ def test_mirrors_are_tried_in_order(site: Site, tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").exists()
 
 
-class FtpSession(socketserver.StreamRequestHandler):
-    """Just enough of RFC 959 and 2428 for a client that fetches the one file there is."""
-
-    content = b""
-
-    def handle(self) -> None:
-        self.answer("220 ready")
-        data = socket.create_server(("127.0.0.1", 0))
-        for line in self.rfile:
-            command = line.decode().split()[0].upper()
-            if command == "EPSV":
-                self.answer(f"229 Entering (|||{data.getsockname()[1]}|)")
-            elif command == "PASV":
-                port = data.getsockname()[1]
-                self.answer(f"227 Entering (127,0,0,1,{port // 256},{port % 256})")
-            elif command == "RETR":
-                self.answer(f"150 Opening ({len(self.content)} bytes)")
-                with data.accept()[0] as connection:
-                    connection.sendall(self.content)
-                self.answer("226 Done")
-            elif command == "QUIT":
-                self.answer("221 Bye")
-                break
-            else:
-                self.answer({"USER": "331 Password", "PASS": "230 In", "CWD": "250 There"}.get(command, "200 Fine"))
-        data.close()
-
-    def answer(self, text: str) -> None:
-        self.wfile.write(f"{text}\r\n".encode())
-
-
 @pytest.mark.parametrize("begun", [False, True])
 def test_ftp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
     content = zipped({"a.txt": b"a" * 5000})
     monkeypatch.setattr(FtpSession, "content", content)
     monkeypatch.setattr(download, "_PAUSE", 0.0)
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), FtpSession) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), FtpSession)) as address:
         if begun:
             (tmp_path / "one.zip.part").write_bytes(content[:100])
-        url = f"ftp://127.0.0.1:{server.server_address[1]}/cs/one.zip"
+        url = f"ftp://{address}/cs/one.zip"
         download_archives([Archive(url, "one.zip", f"md5:{hashlib.md5(content).hexdigest()}", len(content))], tmp_path)
-        server.shutdown()
-        thread.join()
     assert files_under(tmp_path) == {"a.txt": b"a" * 5000}
 
 

@@ -214,8 +214,23 @@ def test_embed_puts_modes_back_after_an_error() -> None:
         unflattened = nn.Sequential(model, nn.Unflatten(1, (1, 8, 8)))
         evaluation.embed(unflattened, [(torch.rand(3, 1, 8, 8), torch.arange(3))])
     assert model.training
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="images: expected at least one, got none"):
         evaluation.embed(model, [])
+    assert model.training
+
+
+def test_embed_without_any_image_and_with_batches_of_none() -> None:
+    class Reshaped(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.reshape(len(images), -1)  # raises an obscure error of its own where there are none
+
+    images, labels = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(5)
+    none = images[:0], labels[:0]
+    for source in (none, [none, none], []):
+        with pytest.raises(ValueError, match="images: expected at least one, got none"):
+            embed(Reshaped(), source)
+    embeddings, found = embed(Reshaped(), [none, (images, labels), none])
+    assert torch.equal(embeddings, images.flatten(1)) and torch.equal(found, labels)
 
 
 def test_embed_half_precision_and_models_without_parameters() -> None:

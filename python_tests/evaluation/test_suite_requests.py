@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +12,12 @@ from toys import Projection, blobs
 
 from robustdml_ext.evaluation import (
     ThreatModel,
+    attack_dataset,
     evaluate_under,
     judge_robustness,
     sweep,
 )
+from robustdml_ext.evaluation.subject import Images, Subject
 from robustdml_ext.evaluation.threats import standard_threat
 
 
@@ -89,3 +93,25 @@ def test_errors_name_the_argument(options: dict[str, object], message: str) -> N
         judge_robustness(Projection(), blobs(), **options)
     with pytest.raises(TypeError, match="gallery: are read twice"):
         judge_robustness(Projection(), blobs(), gallery=iter(blobs()))
+
+
+NOTHING = torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("none", [[], [NOTHING], NOTHING], ids=["no batches", "an empty batch", "empty arrays"])
+def test_no_images_at_all_are_named(none: Images) -> None:
+    model, threat = Projection(), standard_threat("out", 0.1, steps=1)
+    asked: list[Callable[[Images], object]] = [
+        lambda images: judge_robustness(model, images, attacks=()),
+        lambda images: judge_robustness(model, images, gallery=blobs(), attacks=("out",), steps=1),
+        lambda images: evaluate_under(model, images, threat),
+        lambda images: sweep(model, images, "out", epsilons=(0.1,), steps=(1,)),
+        lambda images: attack_dataset(model, images, replace(threat, route="whole")),
+        lambda images: Subject(model, images).clean(),
+        lambda images: Subject(model, images).images_read,
+    ]
+    for ask in asked:
+        with pytest.raises(ValueError, match=r"^images: expected at least one, got none$"):
+            ask(none)
+    with pytest.raises(ValueError, match=r"^gallery: expected at least one, got none$"):
+        judge_robustness(model, blobs(), gallery=none, attacks=())

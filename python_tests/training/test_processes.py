@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -77,6 +77,27 @@ def _finish(processes: list[subprocess.Popen[bytes]]) -> None:
         assert process.returncode == 0, errors.decode()
 
 
+class _Trained(NamedTuple):
+    """What a run left: its last checkpoint and the lines of its curve."""
+
+    checkpoint: dict[str, Any]
+    curve: list[dict[str, Any]]
+
+
+def _trained_alone_and_by_two(folder: Path, jobs: dict[str, dict[str, Any]]) -> dict[str, tuple[_Trained, _Trained]]:
+    """Each job's run by this process alone, in folder/one, and by two at once, in folder/two."""
+
+    def trained(run: Path) -> _Trained:
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        return _Trained(load_checkpoint(run / "last.pt"), [json.loads(line) for line in lines])
+
+    two_processes = _start(2, {str(folder / "two" / name): fields for name, fields in jobs.items()})
+    for name, fields in jobs.items():
+        train(folder / "one" / name, fields, ALONE)
+    _finish(two_processes)
+    return {name: (trained(folder / "one" / name), trained(folder / "two" / name)) for name in jobs}
+
+
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     # Plain gradient descent shows a wrong scale of the gradient, which Adam would hide.
     descent = {
@@ -93,17 +114,11 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         # A loss with parameters of its own.
         "centers": {**common, "method": "standard", "loss": "arcface"},
     }
-    two_processes = _start(2, {str(tmp_path / "two" / name): fields for name, fields in jobs.items()})
-    for name, fields in jobs.items():
-        train(tmp_path / "one" / name, fields, ALONE)
-    _finish(two_processes)
-    for name in jobs:
-        one, two = (load_checkpoint(tmp_path / count / name / "last.pt") for count in ("one", "two"))
-        assert one["step"] == two["step"] == 22
-        torch.testing.assert_close(two["method"], one["method"], rtol=1e-5, atol=1e-5)
-        curves = [(tmp_path / count / name / "metrics.jsonl").read_text().splitlines() for count in ("one", "two")]
-        for first, second in zip(*curves, strict=True):
-            assert json.loads(second)["loss"] == pytest.approx(json.loads(first)["loss"], abs=1e-5)
+    for name, (one, two) in _trained_alone_and_by_two(tmp_path, jobs).items():
+        assert one.checkpoint["step"] == two.checkpoint["step"] == 22
+        torch.testing.assert_close(two.checkpoint["method"], one.checkpoint["method"], rtol=1e-5, atol=1e-5)
+        for first, second in zip(one.curve, two.curve, strict=True):
+            assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
         written = {path.name for path in (tmp_path / "two" / name).iterdir()}
         assert written == {"last.pt", "best.pt", "metrics.jsonl"}
 
@@ -120,17 +135,11 @@ def test_members_spread_over_processes_train_as_in_one(tmp_path: Path) -> None:
         # Batches and attacks of each member's own.
         "ensemble": {**common, "method": "ensemble", "batch_size": 20, "samples_per_class": 4},
     }
-    two_processes = _start(2, {str(tmp_path / "two" / name): fields for name, fields in jobs.items()})
-    for name, fields in jobs.items():
-        train(tmp_path / "one" / name, fields, ALONE)
-    _finish(two_processes)
-    for name in jobs:
-        one, two = (load_checkpoint(tmp_path / count / name / "last.pt") for count in ("one", "two"))
-        assert one["step"] == two["step"] > 10
-        torch.testing.assert_close(two["method"], one["method"], rtol=1e-4, atol=1e-4)
-        curves = [(tmp_path / count / name / "metrics.jsonl").read_text().splitlines() for count in ("one", "two")]
-        for first, second in zip(*curves, strict=True):
-            figures = [{k: v for k, v in json.loads(line).items() if k != "kind"} for line in (first, second)]
+    for one, two in _trained_alone_and_by_two(tmp_path, jobs).values():
+        assert one.checkpoint["step"] == two.checkpoint["step"] > 10
+        torch.testing.assert_close(two.checkpoint["method"], one.checkpoint["method"], rtol=1e-4, atol=1e-4)
+        for first, second in zip(one.curve, two.curve, strict=True):
+            figures = [{k: v for k, v in row.items() if k != "kind"} for row in (first, second)]
             assert figures[1] == pytest.approx(figures[0], rel=1e-3, abs=1e-4)
 
 

@@ -263,8 +263,8 @@ def attack_dataset(
 
     Raises:
         TypeError: `images` can be read only once.
-        ValueError: there is only one class, images come in another order the second time, the threat moves gallery
-            items (there is then no one embedding an image), or goes through every route.
+        ValueError: there are no images or only one class, images come in another order the second time, the threat
+            moves gallery items (there is then no one embedding an image), or goes through every route.
     """
     if threat.attacked_side == GALLERY:
         raise ValueError(f"threat: {threat.name} moves a gallery item for each query; use judge_robustness")

@@ -109,8 +109,8 @@ def judge_robustness(
 
     Raises:
         TypeError: images can be read only once.
-        ValueError: an unknown name, a number out of its range, corruptions without severities, one class only, images
-            in another order each time, or a model none of whose clean embeddings is finite.
+        ValueError: an unknown name, a number out of its range, corruptions without severities, no images, one class
+            only, images in another order each time, or a model none of whose clean embeddings is finite.
     """
     changes: dict[str, object] = {
         "restarts": restarts, "norm_mode": norm_mode, "precision": precision, "keep_best": keep_best,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from robustdml_ext.evaluation.record import Record
 from robustdml_ext.evaluation.suite import SequentialImages, _batches, embed
 from robustdml_ext.evaluation.threats import BOTH_SIDES, GALLERY, QUERIES
 from robustdml_ext.evaluation.voting import check_voters
@@ -112,7 +111,7 @@ class Subject:
         self.sources = (images,) if gallery is None else (images, gallery)
         self._kept: dict[tuple[int, str, int], tuple[nn.Module, Embedded]] = {}
         self._labels: list[Tensor] = []
-        self._records: list[_Record] = []
+        self._records: list[Record] = []
         self._remembered: dict[Hashable, Tensor] = {}
 
     @property
@@ -182,13 +181,13 @@ class Subject:
         """Clean embeddings by `model`, the judged one by default; computed when first asked for.
 
         Raises:
-            ValueError: no embedding of the judged model is finite.
+            ValueError: there are no images, none in the gallery, or no embedding of the judged model is finite.
         """
         model = self.model if model is None else model
         key = (id(model), precision, distribution)
         if key not in self._kept:
             looking = seen_by(model, distribution)
-            records = [_Record() for _ in self.sources]
+            records = [Record(name) for name in ("images", "gallery")[: len(self.sources)]]
             with self.autocast(precision):
                 found = [
                     embed(looking, record.watch(_batches(source, self.batch_size)), self.device)
@@ -253,39 +252,6 @@ class Subject:
             waiting.append(part)
         if waiting:
             yield joined()
-
-
-class _Record:
-    """What a pass over images saw of them."""
-
-    def __init__(self) -> None:
-        self.lengths: list[int] = []
-        self.shape: tuple[int, ...] = ()
-        self.digest = hashlib.sha256()
-
-    def watch(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same batches, looked at as they pass."""
-        for pixels, classes in batches:
-            if len(pixels):
-                self.shape = self.shape or tuple(pixels.shape[1:])
-                self.lengths.append(len(pixels))
-                self.digest.update(_sums(pixels))
-            yield pixels, classes
-
-    def runs(self) -> list[list[int]]:
-        """[how many batches, images in each] of batches of one length that follow each other."""
-        return [[len(list(run)), length] for length, run in itertools.groupby(self.lengths)]
-
-
-def _sums(pixels: Tensor) -> bytes:
-    """A batch's sum of pixels, and that of its images' sums times their places.
-
-    Added in float64 and rounded to float32, so that the order in which a device adds leaves no trace.
-    """
-    here = pixels.detach().cpu() if pixels.device.type == "mps" else pixels.detach()
-    sums = here.flatten(1).sum(1, dtype=torch.float64)
-    places = torch.arange(1, len(sums) + 1, dtype=torch.float64, device=sums.device)
-    return torch.stack([sums.sum(), (sums * places).sum()]).float().cpu().numpy().tobytes()
 
 
 class Under(nn.Module):

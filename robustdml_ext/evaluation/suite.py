@@ -182,6 +182,8 @@ def embed(
     try:
         with torch.no_grad():
             for pixels, classes in _batches(images, batch_size):
+                if not len(pixels) and not len(classes):
+                    continue
                 vectors = model(pixels.to(device, non_blocking=True))
                 if not isinstance(vectors, Tensor) or vectors.ndim != 2 or len(vectors) != len(pixels):
                     got = list(vectors.shape) if isinstance(vectors, Tensor) else type(vectors).__name__
@@ -192,7 +194,7 @@ def embed(
         for module, training in modes:
             module.training = training
     if not embeddings:
-        raise ValueError("images must not be empty: there is nothing to embed")
+        raise ValueError("images: expected at least one, got none")
     return torch.cat(embeddings), torch.cat(labels)
 
 

@@ -78,8 +78,10 @@ def to_plain(module: nn.Module, distribution: int = 0) -> nn.Module:
     made = copy.deepcopy(module)
     _replace(made, plain)
     for owner in made.modules():
-        if isinstance(getattr(owner, "norm_context", None), NormContext):
-            setattr(owner, "norm_context", NormContext(1))  # noqa: B010
+        # A module's attributes that are no parameters, buffers or modules.
+        attributes = vars(owner)
+        if isinstance(attributes.get("norm_context"), NormContext):
+            attributes["norm_context"] = NormContext(1)
     return made
 
 
