@@ -44,11 +44,13 @@ class Method(nn.Module):
         name: as on the command line.
         embedder: the network, or the ensemble of networks.
         loss: embeddings `[B, D]`, labels `[B]` → scalar.
+        epoch: of the training, from 0, set by the training loop; for methods that change with time.
         plans: how many batches, each of a random order of its own, make up one step's batch.
     """
 
     name: str = ""
     plans: int = 1
+    epoch: int = 0
 
     def __init__(self, embedder: Embedder | EmbedderEnsemble, loss: nn.Module) -> None:
         super().__init__()

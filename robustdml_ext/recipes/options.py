@@ -162,6 +162,13 @@ class TrainingOptions(OptionGroup):
         neutral=True,
         ge=0,
     )
+    iterations: int | None = option(
+        None,
+        "Optimizer steps in all, in place of epochs, where papers count in them; the last epoch is then cut short. A "
+        "finished run resumes with more, as with epochs. None: as many as epochs make.",
+        neutral=True,
+        ge=1,
+    )
     learning_rate: float = option(1e-5, "Learning rate, from which the schedule starts.", gt=0)
     schedule: Literal["none", "cosine", "step"] = option(
         "none",
@@ -263,7 +270,8 @@ class EvaluationOptions(OptionGroup):
     evaluate_every: int = option(
         5,
         "Epochs between clean evaluations while training, of the classes that select_on names (of the test classes, "
-        "for the curves alone, with last). What selects is evaluated after the last epoch too. 0: none.",
+        "for the curves alone, with last). What selects, and a run of so many iterations, is evaluated at the end too. 0: "
+        "none.",
         neutral=True,
         ge=0,
     )

@@ -47,7 +47,9 @@ class Job:
             for plan in range(method.plans)
         ]
         sampler = samplers[0] if method.plans == 1 else SideBySidePlans(samplers)
-        self.batches = TrainingBatches(splits.train, sampler, recipe.epochs, recipe.seed, processes, recipe.workers)
+        self.batches = TrainingBatches(
+            splits.train, sampler, recipe.epochs, recipe.seed, processes, recipe.workers, recipe.iterations
+        )
         self.context = Context(processes.world_size, processes.rank)
         self.precision = choose_precision(recipe.precision, processes.device)
         self.precision.place(method)

@@ -95,12 +95,17 @@ class RunningMeans:
 
     def read(self) -> dict[str, float]:
         """Return the means since the last read, and begin anew; empty if nothing was added."""
+        means = self.peek()
+        self._numbers, self._names, self._sums, self._count = {}, (), None, 0
+        return means
+
+    def peek(self) -> dict[str, float]:
+        """Return the means since the last read, and go on adding; empty if nothing was added."""
         if not self._count:
             return {}
         means = {name: total / self._count for name, total in self._numbers.items()}
         if self._sums is not None:
             means.update(zip(self._names, (self._sums / self._count).tolist(), strict=True))
-        self._numbers, self._names, self._sums, self._count = {}, (), None, 0
         return means
 
     def state(self) -> dict[str, Any]:
