@@ -170,6 +170,9 @@ class TrainingOptions(OptionGroup):
         ge=1,
     )
     learning_rate: float = option(1e-5, "Learning rate, from which the schedule starts.", gt=0)
+    head_lr_scale: float = option(
+        1.0, "Learning rate of the embedding head over the network's. 10 in the ECAML and DAML papers.", gt=0
+    )
     schedule: Literal["none", "cosine", "step"] = option(
         "none",
         "How the learning rates fall: none, they stay; cosine, along half a cosine to 0 at the last epoch; step, by "
@@ -270,8 +273,8 @@ class EvaluationOptions(OptionGroup):
     evaluate_every: int = option(
         5,
         "Epochs between clean evaluations while training, of the classes that select_on names (of the test classes, "
-        "for the curves alone, with last). What selects, and a run of so many iterations, is evaluated at the end too. 0: "
-        "none.",
+        "for the curves alone, with last). What selects, and a run of so many iterations, is evaluated at the end "
+        "too. 0: none.",
         neutral=True,
         ge=0,
     )
