@@ -278,6 +278,15 @@ class EvaluationOptions(OptionGroup):
         neutral=True,
         ge=0,
     )
+    evaluate_seen: bool = option(
+        False,
+        "Judge the training images too, clean and without augmentation, each searched among the others: at each "
+        "evaluation while training (`seen` in metrics.jsonl) and at the end.",
+        neutral=True,
+    )
+    evaluate_seen_images: int = option(
+        10_000, "With evaluate_seen: how many training images at most, as many of each class.", neutral=True, ge=2
+    )
     eval_batch_size: int = option(256, "Images in a batch of the evaluation.", neutral=True, ge=1)
 
 

@@ -54,6 +54,7 @@ class Trainer:
         context: the same, as the method needs it.
         precision: arithmetic and memory order.
         evaluate: called on process 0 after every ``recipe.evaluate_every`` epochs; returns metrics to record.
+        evaluate_seen: the same of the classes that are trained on, for the curves alone.
         console: where progress is shown.
     """
 
@@ -67,10 +68,12 @@ class Trainer:
         context: Context,
         precision: Precision,
         evaluate: Evaluate | None = None,
+        evaluate_seen: Evaluate | None = None,
         console: Console | None = None,
     ) -> None:
         self.method, self.batches, self.recipe, self.folder = method, batches, recipe, folder
-        self.processes, self.context, self.precision, self.evaluate = processes, context, precision, evaluate
+        self.processes, self.context, self.precision = processes, context, precision
+        self.evaluate, self.evaluate_seen = evaluate, evaluate_seen
         self.console = console or Console()
         groups = method.parameter_groups(recipe.learning_rate, recipe.weight_decay)
         self.optimizer = build_optimizer(recipe.optimizer, groups, recipe.learning_rate)
@@ -233,8 +236,10 @@ class Trainer:
                 # The evaluation may draw; the training must not notice.
                 with torch.random.fork_rng(drawn_on):
                     found = self.evaluate(self.method)
+                    seen = {} if self.evaluate_seen is None else self.evaluate_seen(self.method)
                 self.method.train()
                 self._write(judged, found, progress)
+                self._write("seen", seen, progress)
                 best = self._is_best(found, epoch)
             self.processes.barrier()
         progress.epoch(self.step, means["loss"], found, judged)
