@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from robustdml_ext.recipes import Recipe, RecipeError
@@ -72,3 +74,15 @@ def test_help_names_the_augmentation(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         _parse("--help")
     assert "crop-flip" in capsys.readouterr().out
+
+
+def test_epochs_asked_for_take_the_place_of_a_recipes_iterations(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text("recipe: {method: mdprop, iterations: 20000}\n")
+    assert _parse("--recipe", str(file)).iterations == 20000
+    epochs = _parse("--recipe", str(file), "--epochs", "3")
+    assert (epochs.epochs, epochs.iterations) == (3, None)
+    assert _parse("--recipe", str(file), "--iterations", "7").iterations == 7
+    assert _parse("--epochs", "3", "--iterations", "7").iterations == 7
+    with pytest.raises(RecipeError, match=r"^iterations must be greater than or equal to 1; got 0$"):
+        _parse("--iterations", "0")

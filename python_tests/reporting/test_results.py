@@ -47,7 +47,7 @@ def test_what_is_ignored_in_grouping_are_options_of_the_recipe() -> None:
     assert set(Recipe.model_fields) >= SEED_AND_PLACE
     # Longer training, and members that answer otherwise, are another method's figure, though a run may be resumed
     # with more of the one and judged again by the other.
-    assert SEED_AND_PLACE - {"seed"} == NEUTRAL_FIELDS - {"epochs", "inference"}
+    assert SEED_AND_PLACE - {"seed"} == NEUTRAL_FIELDS - {"epochs", "iterations", "inference"}
 
 
 def test_deviation_is_that_of_a_sample() -> None:

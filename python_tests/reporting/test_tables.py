@@ -102,3 +102,18 @@ def test_a_comparison_of_all_seven_fits_a_screen(seeds: int) -> None:
 def test_markdown_has_every_figure() -> None:
     groups = group_results([made_up("eat", seed) for seed in range(2)])
     assert all(heading in comparison_markdown(groups).splitlines()[0] for heading in HEADINGS)
+
+
+def test_tables_have_a_row_of_training_images_only_where_there_are_some() -> None:
+    plain = made_up("at")
+    seen = {**made_up("pal"), "seen": {"threat": None, "metrics": {"recall@1": 0.987, "nmi": 0.5}}}
+    (row,) = [line for line in shown(result_table(seen)) if "training images" in line]
+    assert "98.70" in row
+    assert not any("training images" in line for line in shown(result_table(plain)))
+    groups = group_results([plain, seen])
+    lines = comparison_markdown(groups).splitlines()
+    assert [line.split("|")[2].strip() for line in lines if "training images" in line] == ["PAL"]
+    # Right below the clean figures of test images.
+    kinds = [line.split("|")[1].strip() for line in lines[2:]]
+    assert kinds[:3] == ["clean", "clean", "clean, training images"]
+    assert any("98.70" in line for line in shown(comparison_table(groups)))

@@ -76,7 +76,7 @@ def tiny_trainer(
     torch.manual_seed(recipe.seed)
     images = _digits()
     sampler = PKSampler(images.labels, recipe.batch_size, recipe.samples_per_class, recipe.seed)
-    batches = TrainingBatches(images, sampler, recipe.epochs, recipe.seed, processes, recipe.workers)
+    batches = TrainingBatches(images, sampler, recipe.epochs, recipe.seed, processes, recipe.workers, recipe.iterations)
     folder.mkdir(parents=True, exist_ok=True)
     changes.setdefault("context", Context())
     precision = choose_precision(recipe.precision, processes.device)

@@ -7,6 +7,7 @@ from robustdml_ext.data.errors import BrokenImageError, DataError
 from robustdml_ext.data.loader import EpochLoader, EvaluationBatches, augmentation_keys, evaluation_batches
 from robustdml_ext.data.samplers import PKSampler
 from robustdml_ext.data.splits import DataSplits, LabeledImages
+from robustdml_ext.data.subset import choose_evenly
 from robustdml_ext.data.validation import hold_out
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Probe",
     "augmentation_keys",
     "check_classes",
+    "choose_evenly",
     "evaluation_batches",
     "hold_out",
     "load",

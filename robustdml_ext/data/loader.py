@@ -133,29 +133,42 @@ class EpochLoader:
 class EvaluationBatches:
     """Every image once, in order, without augmentation; broken ones are left out (on_broken="skip").
 
-    Can be iterated again.
+    Or those at `indices` alone, in their order. Can be iterated again.
     """
 
-    def __init__(self, images: LabeledImages, batch_size: int, num_workers: int = 0, pin_memory: bool = False) -> None:
+    def __init__(
+        self,
+        images: LabeledImages,
+        batch_size: int,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        indices: Sequence[int] | None = None,
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         self.images = images.without_augmentation()
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.pin_memory = pin_memory
+        self.indices = range(len(images)) if indices is None else indices
 
     def __len__(self) -> int:
         """The number of batches; one that consists of broken images only does not come."""
-        return -(-len(self.images) // self.batch_size)
+        return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        size, count = self.batch_size, len(self.images)
-        tasks = [_Task(range(start, min(start + size, count)), None, True) for start in range(0, count, size)]
+        size, count = self.batch_size, len(self.indices)
+        tasks = [_Task(self.indices[start : start + size], None, True) for start in range(0, count, size)]
         return _run(self.images, tasks, self.num_workers, self.pin_memory)
 
 
 def evaluation_batches(
-    images: LabeledImages, batch_size: int, *, num_workers: int = 0, pin_memory: bool = False
+    images: LabeledImages,
+    batch_size: int,
+    *,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    indices: Sequence[int] | None = None,
 ) -> EvaluationBatches:
     """Sequential batches (images, labels) for evaluation; see `EvaluationBatches`."""
-    return EvaluationBatches(images, batch_size, num_workers, pin_memory)
+    return EvaluationBatches(images, batch_size, num_workers, pin_memory, indices)

@@ -133,7 +133,9 @@ class LabeledImages(Dataset[Tensor]):
         if not self.transform.random:
             return self
         if self._plain is None:  # kept, so that a cached split is not read again for every evaluation
-            self._plain = self._with(transform=replace(self.transform, augment="none"))
+            # Images that are decoded in memory are not decoded again for it either.
+            source = _Decoded(self) if self.cache else self.source
+            self._plain = self._with(source=source, transform=replace(self.transform, augment="none"))
         return self._plain
 
     def select_classes(self, classes: Sequence[int]) -> LabeledImages:
@@ -181,6 +183,13 @@ class LabeledImages(Dataset[Tensor]):
             self._broken[index] = str(error)
             return None
 
+    def decoded(self, index: int) -> Tensor:
+        """Image `index` as memory keeps it, read where it is not there yet. Raises: BrokenImageError."""
+        image = self._read(index)
+        if image is None:
+            raise BrokenImageError(self._broken[index])
+        return image
+
     def _candidates(self, index: int) -> Iterator[int]:
         """`index`, then what may stand in for it: its class from the next image on, then the next classes."""
         yield index
@@ -201,6 +210,24 @@ class LabeledImages(Dataset[Tensor]):
             "cache": self.cache,
         }
         return LabeledImages(**(settings | changes))  # type: ignore[arg-type]
+
+
+class _Decoded:
+    """A split's images for another transform, out of its memory once they are there; takes its source's place."""
+
+    def __init__(self, images: LabeledImages, rows: Sequence[int] | None = None) -> None:
+        self._images = images
+        self._rows = range(len(images)) if rows is None else list(rows)
+        self.paths = None if images.paths is None else [images.paths[row] for row in self._rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, index: int) -> Tensor:
+        return self._images.decoded(self._rows[index])
+
+    def select(self, indices: Sequence[int]) -> _Decoded:
+        return _Decoded(self._images, [self._rows[index] for index in indices])
 
 
 @dataclass(frozen=True)

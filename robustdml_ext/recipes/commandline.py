@@ -106,19 +106,20 @@ def parse_run(method: str, summary: str, arguments: Sequence[str], prog: str) ->
     """Read the flags of a training command.
 
     The data set, the architecture and the recipe file are looked up first, so that what ``--help`` shows, and
-    what a flag overrides, are the defaults of exactly this run.
+    what a flag overrides, are the defaults of exactly this run. ``--epochs`` alone takes the place of a recipe's
+    ``iterations``.
 
     Raises:
         RecipeError: a value is out of range, or the recipe file is missing or wrong.
         SystemExit: 0 after ``--help``, 2 after a flag that cannot be read (its message is on stderr).
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--recipe", *(f"--{name}" for name in _FIRST)):
+    for name in ("--recipe", "--epochs", "--iterations", *(f"--{name}" for name in _FIRST)):
         early.add_argument(name)
     try:
         known, _ = early.parse_known_args(list(arguments))
     except argparse.ArgumentError:
-        known = argparse.Namespace(recipe=None, **dict.fromkeys(_FIRST))
+        known = argparse.Namespace(recipe=None, epochs=None, iterations=None, **dict.fromkeys(_FIRST))
     recipe_file = read_recipe_file(known.recipe) if known.recipe is not None else None
     early_flags = {name: value for name in _FIRST if (value := getattr(known, name)) is not None}
     base = resolve(method, early_flags, recipe_file)
@@ -141,6 +142,8 @@ def parse_run(method: str, summary: str, arguments: Sequence[str], prog: str) ->
     for name in groups:
         group = getattr(given, name)
         values.update({field.name: getattr(group, field.name) for field in dataclasses.fields(group)})
+    if known.epochs is not None and known.iterations is None:
+        values["iterations"] = None  # of the recipe file, where they would hide the epochs asked for
     for name, methods in READ_BY.items():
         if method not in methods and values[name] != getattr(base, name):
             flag = name.replace("_", "-")

@@ -175,7 +175,17 @@ class TrainingOptions(OptionGroup):
         neutral=True,
         ge=0,
     )
+    iterations: int | None = option(
+        None,
+        "Optimizer steps in all, in place of epochs, where papers count in them; the last epoch is then cut short. A "
+        "finished run resumes with more, as with epochs. None: as many as epochs make.",
+        neutral=True,
+        ge=1,
+    )
     learning_rate: float = option(1e-5, "Learning rate, from which the schedule starts.", gt=0)
+    head_lr_scale: float = option(
+        1.0, "Learning rate of the embedding head over the network's. 10 in the ECAML and DAML papers.", gt=0
+    )
     schedule: Literal["none", "cosine", "step"] = option(
         "none",
         "How the learning rates fall: none, they stay; cosine, along half a cosine to 0 at the last epoch; step, by "
@@ -276,9 +286,19 @@ class EvaluationOptions(OptionGroup):
     evaluate_every: int = option(
         5,
         "Epochs between clean evaluations while training, of the classes that select_on names (of the test classes, "
-        "for the curves alone, with last). What selects is evaluated after the last epoch too. 0: none.",
+        "for the curves alone, with last). What selects, and a run of so many iterations, is evaluated at the end "
+        "too. 0: none.",
         neutral=True,
         ge=0,
+    )
+    evaluate_seen: bool = option(
+        False,
+        "Judge the training images too, clean and without augmentation, each searched among the others: at each "
+        "evaluation while training (`seen` in metrics.jsonl) and at the end.",
+        neutral=True,
+    )
+    evaluate_seen_images: int = option(
+        10_000, "With evaluate_seen: how many training images at most, as many of each class.", neutral=True, ge=2
     )
     eval_batch_size: int = option(256, "Images in a batch of the evaluation.", neutral=True, ge=1)
 

@@ -184,8 +184,8 @@ class Recipe(
 
     @property
     def selects(self) -> bool:
-        """Whether the weights that are judged are chosen; where there are no epochs, nothing is to choose."""
-        return self.select_on != "last" and self.epochs > 0
+        """Whether the weights that are judged are chosen; where nothing is trained, nothing is to choose."""
+        return self.select_on != "last" and (self.epochs > 0 or self.iterations is not None)
 
     @property
     def out_folder(self) -> str:

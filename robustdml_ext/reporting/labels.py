@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 CLEAN = "clean"
+SEEN = "clean, training images"
 
 # The EAT paper's names, and which label vectors a run of each has unless it says otherwise.
 DEFENSES = {"pal": "PAL", "at": "AT", "mixup": "Mix-Up", "iat": "IAT", "trades": "TRADES", "ensemble": "", "eat": "EAT"}

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robustdml_ext.reporting.labels import entry_label, has_members, method_label
+from robustdml_ext.reporting.labels import SEEN, entry_label, has_members, method_label
 
 # What may differ between runs whose figures belong in one mean: the seed, and where and how fast they ran.
 SEED_AND_PLACE = frozenset(
     {"seed", "out", "root", "device", "workers", "threads", "save_every", "keep", "log_every", "tensorboard",
      "evaluate_every", "download", "eval_batch_size", "attack_epsilons", "eval_steps", "eval_mtax_targets", "recall_at",
      "eval_step_size", "eval_random_start", "eval_restarts", "eval_keep_best", "eval_norm", "eval_attacks",
-     "eval_sweep_steps", "eval_route", "judge_members"}
+     "eval_sweep_steps", "eval_route", "judge_members", "evaluate_seen", "evaluate_seen_images"}
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ class Group:
         judged: the data and the protocol of the first one, beyond the recipe.
         seeds: one for each run.
         rows: the figures of each kind of input, by ``entry_label``; each metric with one value for each run.
-        threats: the threat model of each row; None for clean.
+        threats: the threat model of each row; None for clean images, of test or of training.
         members: the figures of each member of an ensemble, as `rows`; empty where members were not judged.
         scores: robustness scores of evaluations.
         warnings: of evaluations: what may make an attack look harmless.
@@ -82,7 +82,11 @@ class Group:
     def add(self, result: Mapping[str, Any]) -> None:
         """Add a run's figures."""
         self.seeds.append(result["recipe"]["seed"])
-        self._add_rows(self.rows, entries_of(result))
+        entries = entries_of(result)
+        self._add_rows(self.rows, entries[:1])  # the clean ones
+        if result.get("seen") is not None:
+            self._add_row(self.rows, SEEN, result["seen"])
+        self._add_rows(self.rows, entries[1:])
         for number, entries in enumerate(result.get("members") or []):
             if number == len(self.members):
                 self.members.append({})
@@ -93,11 +97,13 @@ class Group:
 
     def _add_rows(self, rows: dict[str, dict[str, list[float]]], entries: Iterable[Mapping[str, Any]]) -> None:
         for entry in entries:
-            name = entry_label(entry)
-            self.threats[name] = entry["threat"]
-            row = rows.setdefault(name, {})
-            for metric, value in entry["metrics"].items():
-                row.setdefault(metric, []).append(value)
+            self._add_row(rows, entry_label(entry), entry)
+
+    def _add_row(self, rows: dict[str, dict[str, list[float]]], name: str, entry: Mapping[str, Any]) -> None:
+        self.threats[name] = entry["threat"]
+        row = rows.setdefault(name, {})
+        for metric, value in entry["metrics"].items():
+            row.setdefault(metric, []).append(value)
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from robustdml_ext.reporting.curves import row_of_members
-from robustdml_ext.reporting.labels import CLEAN, entry_label, inputs_label, is_defense
+from robustdml_ext.reporting.labels import CLEAN, SEEN, entry_label, inputs_label, is_defense
 from robustdml_ext.reporting.results import Group, entries_of, mean_and_deviation
 
 # Metric, heading, and whether it is shown in percent; beside Recall@k.
@@ -71,6 +71,9 @@ def result_table(result: Mapping[str, Any]) -> Table:
         table.add_row(inputs_label(entry["threat"]) + worst, *_cells(entry["metrics"], columns))
         for route, figures in routes.items() if worst else ():
             table.add_row(f"  through {_route_label(route)}", *_cells(figures, columns), style="dim")
+    if result.get("seen") is not None:
+        table.add_section()
+        table.add_row(SEEN, *_cells(result["seen"]["metrics"], columns))
     if published:
         table.add_section()
         for kind in ("clean", "adversarial"):
@@ -119,7 +122,8 @@ def comparison_rows(
     Below an ensemble are its members, where they were judged; for all kinds of input, or those given.
     """
     columns = comparison_columns(groups) if columns is None else columns
-    kinds: dict[str, None] = {name: None for group in groups for name in group.rows}
+    found = {name: None for group in groups for name in group.rows}
+    kinds = sorted(found, key=lambda name: (CLEAN, SEEN, name).index(name))
     cells = []
     for kind in kinds:
         for group in groups:

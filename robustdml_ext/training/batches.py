@@ -22,6 +22,11 @@ class Sampler(Protocol):
     def epoch(self, epoch: int) -> list[list[int]]: ...
 
 
+def epochs_of(steps: int, steps_per_epoch: int) -> int:
+    """The number of epochs that so many steps take, the last of them whole or not."""
+    return -(-steps // steps_per_epoch)
+
+
 class SideBySidePlans:
     """Several samplers' batches, one after the other, as one batch.
 
@@ -52,6 +57,12 @@ class TrainingBatches:
         seed: seed of the augmentation.
         processes: this process reads its own share of each batch.
         workers: reading processes; 0 reads here.
+        iterations: batches in all, in place of `epochs`; the last epoch is then cut short.
+
+    Attributes:
+        steps: batches in all.
+        steps_per_epoch: batches of a whole epoch.
+        epochs: how many there are, of which the last may be cut short.
 
     Raises:
         RunRefusedError: the batch cannot be shared out evenly.
@@ -65,6 +76,7 @@ class TrainingBatches:
         seed: int,
         processes: Processes,
         workers: int = 0,
+        iterations: int | None = None,
     ) -> None:
         if sampler.batch_size % processes.world_size:
             raise RunRefusedError(
@@ -80,9 +92,9 @@ class TrainingBatches:
             rank=processes.rank,
             world_size=processes.world_size,
         )
-        self.epochs = epochs
         self.steps_per_epoch = sampler.batches_per_epoch
-        self.steps = epochs * self.steps_per_epoch
+        self.steps = epochs * self.steps_per_epoch if iterations is None else iterations
+        self.epochs = epochs if iterations is None else epochs_of(iterations, self.steps_per_epoch)
 
     def since(self, step: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield this process's images [b, C, H, W], labels [b] and places in the training set [b] from ``step`` on.
@@ -91,7 +103,8 @@ class TrainingBatches:
         """
         first, within = divmod(step, self.steps_per_epoch)
         for epoch in range(first, self.epochs):
-            plan, start = self._sampler.epoch(epoch), within if epoch == first else 0
+            left = self.steps - epoch * self.steps_per_epoch
+            plan, start = self._sampler.epoch(epoch)[:left], within if epoch == first else 0
             read = self._loader.epoch(plan, epoch, start)
             for indices, (images, labels) in zip(plan[start:], read, strict=True):
                 own = len(indices) // self._loader.world_size

@@ -16,7 +16,7 @@ from robustdml_ext.training.batches import SideBySidePlans, TrainingBatches
 from robustdml_ext.training.loop import Trainer
 from robustdml_ext.training.precision import choose_precision
 from robustdml_ext.training.processes import Processes
-from robustdml_ext.training.result import evaluate_clean, finish_run
+from robustdml_ext.training.result import evaluate_clean, evaluate_seen, finish_run
 
 SEEDS_APART = 1_000_003
 
@@ -47,7 +47,9 @@ class Job:
             for plan in range(method.plans)
         ]
         sampler = samplers[0] if method.plans == 1 else SideBySidePlans(samplers)
-        self.batches = TrainingBatches(splits.train, sampler, recipe.epochs, recipe.seed, processes, recipe.workers)
+        self.batches = TrainingBatches(
+            splits.train, sampler, recipe.epochs, recipe.seed, processes, recipe.workers, recipe.iterations
+        )
         self.context = Context(processes.world_size, processes.rank)
         self.precision = choose_precision(recipe.precision, processes.device)
         self.precision.place(method)
@@ -70,6 +72,7 @@ class Job:
             self.context,
             self.precision,
             evaluate=self._evaluate,
+            evaluate_seen=self._evaluate_seen if self.recipe.evaluate_seen else None,
             console=console,
         )
         trainer.run(go_on=go_on)
@@ -81,6 +84,9 @@ class Job:
         if self.recipe.select_on == "validation" and self.splits.validation is not None:
             judged, gallery = self.splits.validation, None
         return evaluate_clean(method.embedder, judged, self.recipe, self.precision, gallery)
+
+    def _evaluate_seen(self, method: Method) -> dict[str, float]:
+        return evaluate_seen(method.embedder, self.splits.train, self.recipe, self.precision)
 
     def run(
         self, folder: Path, console: Console, *, go_on: bool = False, published: Published | None = None

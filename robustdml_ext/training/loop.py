@@ -14,7 +14,7 @@ from torch import Tensor
 from robustdml_ext.methods import Batch, Context, Method
 from robustdml_ext.recipes import Recipe
 from robustdml_ext.training import folder as names
-from robustdml_ext.training.batches import TrainingBatches
+from robustdml_ext.training.batches import TrainingBatches, epochs_of
 from robustdml_ext.training.checkpoint import (
     copy_atomically,
     keep_copy,
@@ -54,6 +54,7 @@ class Trainer:
         context: the same, as the method needs it.
         precision: arithmetic and memory order.
         evaluate: called on process 0 after every ``recipe.evaluate_every`` epochs; returns metrics to record.
+        evaluate_seen: the same of the classes that are trained on, for the curves alone.
         console: where progress is shown.
     """
 
@@ -67,15 +68,17 @@ class Trainer:
         context: Context,
         precision: Precision,
         evaluate: Evaluate | None = None,
+        evaluate_seen: Evaluate | None = None,
         console: Console | None = None,
     ) -> None:
         self.method, self.batches, self.recipe, self.folder = method, batches, recipe, folder
-        self.processes, self.context, self.precision, self.evaluate = processes, context, precision, evaluate
+        self.processes, self.context, self.precision = processes, context, precision
+        self.evaluate, self.evaluate_seen = evaluate, evaluate_seen
         self.console = console or Console()
         groups = method.parameter_groups(recipe.learning_rate, recipe.weight_decay)
         self.optimizer = build_optimizer(recipe.optimizer, groups, recipe.learning_rate)
         self._parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        self._schedule = Schedule(self.optimizer, recipe)
+        self._schedule = Schedule(self.optimizer, recipe, batches.epochs)
         # On the device: targets drawn on the CPU would make the GPU wait at every step.
         self.generator = torch.Generator(device=processes.device).manual_seed(recipe.seed)
         self.summary = TrainingSummary()
@@ -128,7 +131,8 @@ class Trainer:
             incoming_batch = next(incoming)
             clock = self._lap("data", clock)
             if self.step % per_epoch == 0 or self._schedule.epoch is None:
-                self._schedule.begin(self.step // per_epoch)
+                self.method.epoch = self.step // per_epoch
+                self._schedule.begin(self.method.epoch)
             self._one_step(*incoming_batch, stop)
             clock = self._lap("step", clock)
             progress.step(self.step)
@@ -136,7 +140,7 @@ class Trainer:
                 self._write("train", self._means.read(), progress)
                 clock = self._lap("step", clock)
             best = None
-            if self.step % per_epoch == 0:
+            if self.step % per_epoch == 0 or self.step == last:
                 best = self._end_epoch(progress)
                 clock = self._lap("evaluation", clock)
             if best is not None or self._stopping or self.step == last or self.step % save_every == 0:
@@ -202,8 +206,7 @@ class Trainer:
     def _write(self, kind: str, values: dict[str, float], progress: TrainingProgress) -> None:
         if self.log is None or not values:
             return
-        epoch = (self.step - 1) // self.batches.steps_per_epoch + 1
-        self.log.write(kind, self.step, epoch, values)
+        self.log.write(kind, self.step, epochs_of(self.step, self.batches.steps_per_epoch), values)
         if "loss" in values:
             progress.loss(values["loss"])
 
@@ -212,13 +215,17 @@ class Trainer:
 
         Every process answers None alike, so that all of them save, and read their losses, at the same steps.
         """
-        epoch = self.step // self.batches.steps_per_epoch
-        means = self._epoch_mean.read()
-        self.summary.epochs.append(means["loss"])
+        per_epoch = self.batches.steps_per_epoch
+        epoch, whole = epochs_of(self.step, per_epoch), self.step % per_epoch == 0
+        # An epoch that --iterations cuts short goes on, and is counted whole, where the run is resumed with more.
+        means = self._epoch_mean.read() if whole else self._epoch_mean.peek()
+        self.summary.epochs[epoch - 1 :] = [means["loss"]]
         self._write("epoch", means, progress)
         device, every, best = self.processes.device, self.recipe.evaluate_every, None
         judged = self.recipe.select_on if self.recipe.selects else "test"
-        ends = self.recipe.selects and self.step == self.batches.steps
+        # What selects, and a curve over iterations, end with the run; one over epochs with the last that is due.
+        to_the_end = self.recipe.selects or self.recipe.iterations is not None
+        ends = to_the_end and self.step == self.batches.steps
         due = bool(every) and (epoch % every == 0 or ends)
         drawn_on = [device] if device.type == "cuda" else []
         found: dict[str, float] = {}
@@ -229,8 +236,10 @@ class Trainer:
                 # The evaluation may draw; the training must not notice.
                 with torch.random.fork_rng(drawn_on):
                     found = self.evaluate(self.method)
+                    seen = {} if self.evaluate_seen is None else self.evaluate_seen(self.method)
                 self.method.train()
                 self._write(judged, found, progress)
+                self._write("seen", seen, progress)
                 best = self._is_best(found, epoch)
             self.processes.barrier()
         progress.epoch(self.step, means["loss"], found, judged)
@@ -280,11 +289,11 @@ class Trainer:
         """Go back to ``last.pt``; return how many bytes of ``metrics.jsonl`` belong to it."""
         path = self.folder / names.LAST
         state = load_checkpoint(path)
-        check_same_recipe(state["recipe"], self.recipe, self.precision)
+        check_same_recipe(state["recipe"], self.recipe, self.precision, self.batches.steps_per_epoch)
         if state["step"] > self.batches.steps:
-            raise RunRefusedError(
-                f"{path} has {state['step']} steps, more than the {self.batches.steps} of --epochs {self.recipe.epochs}"
-            )
+            iterations, epochs = self.recipe.iterations, self.recipe.epochs
+            asked = f"--epochs {epochs}" if iterations is None else f"--iterations {iterations}"
+            raise RunRefusedError(f"{path} has {state['step']} steps, more than the {self.batches.steps} of {asked}")
         load_weights(self.method, state["method"], str(path))
         self.optimizer.load_state_dict(state["optimizer"])
         restore_random_state(state["random"], self.generator, self.processes.device)

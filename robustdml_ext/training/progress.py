@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from robustdml_ext.training.batches import epochs_of
+
 
 class TrainingProgress:
     """Shows steps, rate, time left and loss.
@@ -50,7 +52,7 @@ class TrainingProgress:
             )
 
     def _epoch(self, step: int) -> str:
-        epochs = self._total // self._per_epoch
+        epochs = epochs_of(self._total, self._per_epoch)
         return f"{min(step // self._per_epoch + 1, epochs)}/{epochs}"
 
     def _rate(self, step: int) -> float:
@@ -70,7 +72,9 @@ class TrainingProgress:
         """Report an epoch that ended after ``step`` steps, and what was ``found`` on the classes ``judged``."""
         shown = "".join(f"  {judged} {name} {value:.1%}" for name, value in found.items() if name == "recall@1")
         if not self._quiet and (self._bar is None or shown):
-            done = f"epoch {step // self._per_epoch}/{self._total // self._per_epoch}"
+            done = f"epoch {epochs_of(step, self._per_epoch)}/{epochs_of(self._total, self._per_epoch)}"
+            if self._total % self._per_epoch:
+                done += f", step {step}/{self._total}"  # the last epoch is cut short
             self._console.print(f"{done}  loss {loss:.4f}  {self._rate(step):.1f} steps/s{shown}", highlight=False)
 
     def __enter__(self) -> TrainingProgress:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages, evaluation_batches
+from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages, choose_evenly, evaluation_batches
 from robustdml_ext.evaluation import ATTACKS, ThreatModel, embed, evaluate, judge_threats
 from robustdml_ext.evaluation.score import json_ready
 from robustdml_ext.evaluation.threats import standard_threat
@@ -25,9 +27,13 @@ from robustdml_ext.training.state import load_weights
 from robustdml_ext.training.summary import TrainingSummary
 
 
-def _batches(images: LabeledImages, recipe: Recipe, precision: Precision) -> EvaluationBatches:
+def _batches(
+    images: LabeledImages, recipe: Recipe, precision: Precision, chosen: Sequence[int] | None = None
+) -> EvaluationBatches:
     pin = precision.device.type == "cuda"
-    return evaluation_batches(images, recipe.eval_batch_size, num_workers=recipe.workers, pin_memory=pin)
+    return evaluation_batches(
+        images, recipe.eval_batch_size, num_workers=recipe.workers, pin_memory=pin, indices=chosen
+    )
 
 
 def evaluate_clean(
@@ -36,12 +42,15 @@ def evaluate_clean(
     recipe: Recipe,
     precision: Precision,
     gallery: LabeledImages | None = None,
+    chosen: Sequence[int] | None = None,
 ) -> dict[str, float]:
     """Return the clean figures of a network on ``images``, searched in ``gallery`` if there is one, as fractions.
 
+    Of the ``images`` those at ``chosen`` alone, where that is given.
+
     In float32, whatever the training's arithmetic is, so that figures of different machines are comparable.
     """
-    embeddings, labels = embed(network, _batches(images, recipe, precision), precision.device)
+    embeddings, labels = embed(network, _batches(images, recipe, precision, chosen), precision.device)
     items, item_labels = None, None
     if gallery is not None:
         items, item_labels = embed(network, _batches(gallery, recipe, precision), precision.device)
@@ -55,6 +64,18 @@ def evaluate_clean(
         device=precision.device,
         voters=getattr(network, "voters", None),
     )
+
+
+def evaluate_seen(network: nn.Module, train: LabeledImages, recipe: Recipe, precision: Precision) -> dict[str, float]:
+    """Return the clean figures on the images trained on, without augmentation, each searched among the others.
+
+    On at most ``recipe.evaluate_seen_images`` of them, as many of each class, the same ones every time.
+    """
+    return evaluate_clean(network, train, recipe, precision, chosen=_seen(train, recipe))
+
+
+def _seen(train: LabeledImages, recipe: Recipe) -> list[int]:
+    return choose_evenly(train.labels, recipe.evaluate_seen_images, recipe.seed)
 
 
 def threat_models(recipe: Recipe) -> list[ThreatModel]:
@@ -129,6 +150,7 @@ def finish_run(
         "published": None if published is None else published.model_dump(mode="json"),
         "data": {"protocol": splits.protocol, "zero_shot": splits.zero_shot},
         "results": json_ready(judge(network, splits, recipe, precision, console)),
+        **_seen_entry(network, splits.train, recipe, precision),
         **_members(network, splits, recipe, precision, console),
         "weights": {
             "chosen": "best" if recipe.selects else "last",
@@ -143,10 +165,22 @@ def finish_run(
         "environment": describe_environment(),
     }
     judged = [result["results"], *result.get("members", [])]
+    judged += [[result["seen"]]] if "seen" in result else []
     result["timing"]["judging_seconds"] = sum(entry["seconds"] for entries in judged for entry in entries)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / names.RESULT, lambda file: file.write(text.encode()))
     return result
+
+
+def _seen_entry(network: nn.Module, train: LabeledImages, recipe: Recipe, precision: Precision) -> dict[str, Any]:
+    """The clean figures of the images trained on, where they are asked for, and of how many images they are."""
+    if not recipe.evaluate_seen:
+        return {}
+    began = time.perf_counter()
+    metrics, chosen = evaluate_seen(network, train, recipe, precision), _seen(train, recipe)
+    entry: dict[str, Any] = {"threat": None, "metrics": metrics, "images": len(chosen), "of_images": len(train)}
+    entry |= {"classes": len(train.labels[chosen].unique()), "seconds": time.perf_counter() - began}
+    return {"seen": json_ready(entry)}
 
 
 def _members(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from robustdml_ext.recipes import Recipe, RecipeError, make_recipe
+from robustdml_ext.training.batches import epochs_of
 from robustdml_ext.training.errors import CheckpointError, RunRefusedError
 from robustdml_ext.training.precision import Precision
 
@@ -37,8 +38,14 @@ def describe_recipe(recipe: Recipe, precision: Precision) -> dict[str, Any]:
     return {**recipe.model_dump(mode="json"), "precision": precision.name}
 
 
-def check_same_recipe(stored: Mapping[str, Any], recipe: Recipe, precision: Precision) -> None:
+def check_same_recipe(stored: Mapping[str, Any], recipe: Recipe, precision: Precision, steps_per_epoch: int) -> None:
     """Refuse to go on with a run under other conditions than it began with.
+
+    Args:
+        stored: the recipe of the checkpoint.
+        recipe: the one asked for.
+        precision: what its ``precision`` came to.
+        steps_per_epoch: by which a cosine schedule over a number of iterations knows its last epoch.
 
     Raises:
         RunRefusedError: names every option that differs, the checkpoint's value and the one asked for.
@@ -49,17 +56,23 @@ def check_same_recipe(stored: Mapping[str, Any], recipe: Recipe, precision: Prec
         raise CheckpointError(f"the checkpoint's recipe does not fit this version of the package: {error}") from None
     now = make_recipe(describe_recipe(recipe, precision))
     names = before.differences(now)
-    if now.schedule == "cosine" and before.epochs != now.epochs:
-        names.append("epochs")  # the schedule's end, which every step so far was taken by
+    # The schedule's end, which every step so far was taken by.
+    stretched = now.schedule == "cosine" and len({_epochs(each, steps_per_epoch) for each in (before, now)}) > 1
+    if stretched:
+        names += [name for name in ("epochs", "iterations") if getattr(before, name) != getattr(now, name)]
     if names:
         differences = "\n".join(
             f"  {name}: the run has {getattr(before, name)!r}, asked for {getattr(now, name)!r}" for name in names
         )
         raise RunRefusedError(
             f"--resume goes on with the same recipe, but these differ:\n{differences}\n"
-            + ("A cosine schedule ends with the epochs, so they cannot change.\n" if "epochs" in names else "")
+            + ("A cosine schedule ends with the epochs, so they cannot change.\n" if stretched else "")
             + "Give the run's own values, or start another run with another --out."
         )
+
+
+def _epochs(recipe: Recipe, steps_per_epoch: int) -> int:
+    return recipe.epochs if recipe.iterations is None else epochs_of(recipe.iterations, steps_per_epoch)
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Any], where: str) -> None:

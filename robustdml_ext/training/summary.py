@@ -18,7 +18,7 @@ class TrainingSummary:
         steps: optimizer steps.
         seconds: wall time by stage: data (waiting for images), step, evaluation, checkpoint.
         best: the best Recall@1 of what ``select_on`` names, and its epoch; None where the last weights count.
-        epochs: mean loss of each epoch.
+        epochs: mean loss of each epoch; of the last one so far as it went, where the run ended within it.
     """
 
     steps: int = 0
