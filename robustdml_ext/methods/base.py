@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from robustdml_ext.methods.context import Context
 from robustdml_ext.methods.embedded import Embedded, FeatureLoss, apply_loss, embed_streams
+from robustdml_ext.methods.label_vectors import metric_to_vectors
 from robustdml_ext.models import Embedder, EmbedderEnsemble
 
 
@@ -97,6 +98,21 @@ class Method(nn.Module):
             for name, part in loss.parts.items():
                 self._parts.setdefault(name, []).append(part)
         return value
+
+    def to_vectors(
+        self,
+        embedded: Embedded,
+        vectors: Tensor,
+        labels: Tensor,
+        generator: torch.Generator,
+        loss: nn.Module | None = None,
+    ) -> Tensor:
+        """As `metric`, with label vectors `[B, D]` in place of labels; see `metric_to_vectors`."""
+        loss = self.loss if loss is None else loss
+        if isinstance(loss, FeatureLoss):
+            below = self.to_vectors(embedded, vectors, labels, generator, loss.metric)
+            return below + loss.added(embedded, labels, generator)
+        return metric_to_vectors(loss, embedded.embeddings, vectors, labels)
 
     def take_parts(self) -> dict[str, Tensor | float]:
         """What the losses of this step consist of, each the mean over the step's streams; forgotten afterwards."""

@@ -22,7 +22,7 @@ from robustdml_ext.attacks import PGD
 from robustdml_ext.methods.base import Batch, Method, StepOutput
 from robustdml_ext.methods.context import Context
 from robustdml_ext.methods.embedded import Embedded
-from robustdml_ext.methods.label_vectors import check_label_vectors, metric_to_vectors
+from robustdml_ext.methods.label_vectors import check_label_vectors
 from robustdml_ext.methods.untargeted import attack_members, check_objective, default_attack
 from robustdml_ext.models import Embedder
 
@@ -71,12 +71,6 @@ class Defense(Method):
     def embed_together(self, parts: list[Tensor], context: Context) -> list[Embedded]:
         """Each part of this process's images, embedded, over all processes; one batch for the norms."""
         return self.embed_streams(torch.cat(parts), len(parts), context)
-
-    def to_vectors(
-        self, embedded: Embedded, vectors: Tensor, labels: Tensor, generator: torch.Generator
-    ) -> Tensor:  # fmt: skip
-        """L_metric(F(x), y) with vectors for y, and whatever a `FeatureLoss` adds to L_metric."""
-        return metric_to_vectors(self.loss, embedded, vectors, labels, generator, self.epoch)
 
     def mixture(self, clean: Tensor, adversarial: Tensor | None, name: str, added: Tensor) -> StepOutput:
         """β·L_metric(F(x), Y) + (1 − β)·added, with what to log."""

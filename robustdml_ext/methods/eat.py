@@ -14,7 +14,7 @@ from robustdml_ext.methods.base import Batch, Method, StepOutput
 from robustdml_ext.methods.context import Context
 from robustdml_ext.methods.defenses import apart, check_images
 from robustdml_ext.methods.embedded import FeatureLoss, embed_streams
-from robustdml_ext.methods.label_vectors import check_label_vectors, metric_to_vectors
+from robustdml_ext.methods.label_vectors import check_label_vectors
 from robustdml_ext.methods.spread import SumOfProcesses, own_members, share_buffers, sum_of_all
 from robustdml_ext.methods.untargeted import attack_members, check_objective, default_attack
 from robustdml_ext.models import EmbedderEnsemble
@@ -140,7 +140,7 @@ class EAT(Method):
             if self.label_vectors == "classes":
                 added = self.metric(against, labels[here], generator, loss)
             else:
-                added = metric_to_vectors(loss, against, clean.embeddings, labels[here], generator, self.epoch)
+                added = self.to_vectors(against, clean.embeddings, labels[here], generator, loss)
             return self.metric(clean, labels[here], generator, loss), added, apart(against, clean).detach()
 
         steps = [partial(step, number) for number in own]

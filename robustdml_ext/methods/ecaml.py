@@ -50,12 +50,12 @@ class EnergyConfused(FeatureLoss):
     def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int) -> Tensor:
         """L_m + λ·(energy confusion); see `FeatureLoss`."""
         metric = apply_loss(self.metric, embedded, labels, generator, epoch)
-        confusion = self.confused(embedded, labels, generator)
+        confusion = self.added(embedded, labels, generator)
         below = self.metric.parts if isinstance(self.metric, FeatureLoss) else {"loss/metric": metric.detach()}
         self.parts = {**below, "loss/confusion": confusion.detach()}
         return metric + confusion
 
-    def confused(self, embedded: Embedded, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def added(self, embedded: Embedded, labels: Tensor, generator: torch.Generator) -> Tensor:
         """λ·Σ_{I ≠ J} log(1 + L_ec(X_I, X_J)), whose gradient reaches the head's parameters alone.
 
         Raises:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustdml_ext.methods.context import Context
 from robustdml_ext.models import Embedder
-from robustdml_ext.models.embedder import project
 
 
 class SharedHead:
@@ -37,7 +37,9 @@ class SharedHead:
         """
         head = self._embedder.head
         weight, bias = (self._parameter(parameter, fixed) for parameter in (head.weight, head.bias))
-        return project(features, weight, bias)
+        # In the head's own precision even under autocast, as the embedder does it.
+        with torch.autocast(features.device.type, enabled=False):
+            return F.linear(features.to(weight.dtype), weight, bias)
 
     def embeddings(self, features: Tensor, *, fixed: bool = False) -> Tensor:
         """Embeddings `[…, D]`, as `outputs`, of unit length where the embedder's are."""
@@ -101,6 +103,14 @@ class FeatureLoss(nn.Module):
         """
         raise NotImplementedError
 
+    def added(self, embedded: Embedded, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """What it adds to L_m, whatever L_m compares the embeddings with.
+
+        Raises:
+            TypeError: it takes the place of L_m.
+        """
+        raise TypeError(f"loss: {type(self).__name__} takes the place of the metric loss, and knows no label vectors")
+
     def parameter_groups(self, base_lr: float) -> list[dict[str, Any]]:
         """Optimizer groups of the parameters of L_m; for a subclass to add its own."""
         own_groups = getattr(self.metric, "parameter_groups", None)
@@ -144,11 +154,14 @@ def embed_streams(
         segments: the images' sizes over the embedder's distributions; None: all of the clean one.
         features: whether a loss will ask for the features.
     """
-    found = embedder.features(images, segments)
-    embeddings = embedder.finish(embedder.project(found))
+    found = None
+    if features:
+        embeddings, found = embedder(images, segments=segments, with_features=True)
+    else:
+        embeddings = embedder(images, segments=segments)
     head = SharedHead(embedder, context)
     whole = split_streams(embeddings, count, context)
-    behind = split_streams(found, count, context) if features else [None] * count
+    behind = [None] * count if found is None else split_streams(found, count, context)
     return [
         Embedded(rows, own, below, head)
         for rows, own, below in zip(whole, embeddings.chunk(count), behind, strict=True)

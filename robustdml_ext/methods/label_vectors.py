@@ -8,15 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from robustdml_ext.methods.ecaml import EnergyConfused
-from robustdml_ext.methods.embedded import Embedded
-
 LABEL_VECTORS = ("embeddings", "classes")
 
 
-def metric_to_vectors(
-    loss: nn.Module, embedded: Embedded, vectors: Tensor, labels: Tensor, generator: torch.Generator, epoch: int
-) -> Tensor:
+def metric_to_vectors(loss: nn.Module, embeddings: Tensor, vectors: Tensor, labels: Tensor) -> Tensor:
     """L_metric(F(x̃), ỹ) with vectors ỹ in place of labels: equations 4, 6 and 7 of EAT as the paper adapts them.
 
     The paper replaces y by F(x), and L by the metric loss; in eq. 2, its general form, that is the anchor F(x̃), the
@@ -28,21 +23,14 @@ def metric_to_vectors(
     The vectors are what is aimed at, as labels are: no gradient flows to them, nor to the proxies they replace.
 
     Args:
-        loss: over pairs with a reference, or with one parameter, its proxies `[C, D]`; energy confusion is added to it
-            as ever, as it knows of no label vectors.
-        embedded: `[B, D]`.
+        loss: over pairs with a reference, or with one parameter, its proxies `[C, D]`.
+        embeddings: `[B, D]`.
         vectors: `[B, D]`, row by row those of the embeddings.
         labels: classes, int64 `[B]`; vectors of one class attract all of its embeddings.
-        generator, epoch: as `FeatureLoss`.
 
     Raises:
         TypeError: the loss has neither a reference nor proxies to replace.
     """
-    if isinstance(loss, EnergyConfused):
-        return metric_to_vectors(loss.metric, embedded, vectors, labels, generator, epoch) + loss.confused(
-            embedded, labels, generator
-        )
-    embeddings = embedded.embeddings
     vectors = vectors.detach().to(embeddings.dtype)
     if "reference" in inspect.signature(loss.forward).parameters:
         return loss(embeddings, labels, reference=vectors, reference_labels=labels)  # type: ignore[no-any-return]

@@ -114,24 +114,32 @@ class Embedder(nn.Module):
             features: Tensor = self.dropout(self._prepare()((images - self.mean) / self.std))
             return features
 
-    def forward(self, images: Tensor, segments: Sequence[int] | None = None, distribution: int = 0) -> Tensor:
-        """Embeddings `[B, D]`.
+    def forward(
+        self,
+        images: Tensor,
+        segments: Sequence[int] | None = None,
+        distribution: int = 0,
+        *,
+        with_features: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Embeddings `[B, D]`; or, with features, those and the features `[B, F]` that they are made of.
 
         Args:
             images: `[B, C, H, W]`, pixels in [0, 1].
             segments: K sizes that add up to B: a joint pass over consecutive parts, part k under distribution
                 k. It equals K separate passes to rounding.
             distribution: of the whole batch, where no segments are given.
+            with_features: return them too.
 
         Raises:
             ValueError: segments do not fit.
             IndexError: there is no such distribution.
         """
-        return self.finish(self.project(self.features(images, segments, distribution)))
-
-    def project(self, features: Tensor) -> Tensor:
-        """The head's output `[…, D]`, of any length, for features `[…, F]`; float32 even under autocast."""
-        return project(features, self.head.weight, self.head.bias)
+        features = self.features(images, segments, distribution)
+        # Neighbors are ranked by differences that half precision cannot hold.
+        with torch.autocast(images.device.type, enabled=False):
+            embeddings = self.finish(self.head(features.to(self.head.weight.dtype)))
+        return (embeddings, features) if with_features else embeddings
 
     def finish(self, outputs: Tensor) -> Tensor:
         """From the head's output `[…, D]` to embeddings: scaled to unit length, where these embeddings are."""
@@ -190,12 +198,3 @@ class Embedder(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_forward": None}
-
-
-def project(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear head of weight `[D, F]` on features `[…, F]`, in the head's own precision even under autocast.
-
-    Neighbors are ranked by differences that half precision cannot hold.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        return F.linear(features.to(weight.dtype), weight, bias)

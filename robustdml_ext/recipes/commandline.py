@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import tyro
 
@@ -122,6 +122,8 @@ def parse_run(method: str, summary: str, arguments: Sequence[str], prog: str) ->
         known = argparse.Namespace(recipe=None, epochs=None, iterations=None, **dict.fromkeys(_FIRST))
     recipe_file = read_recipe_file(known.recipe) if known.recipe is not None else None
     early_flags = {name: value for name in _FIRST if (value := getattr(known, name)) is not None}
+    if early_flags.get("loss") not in get_args(Recipe.model_fields["loss"].annotation):
+        early_flags.pop("loss", None)  # which the parser of all flags will say
     base = resolve(method, early_flags, recipe_file)
 
     groups = _flag_groups()

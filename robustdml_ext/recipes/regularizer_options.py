@@ -78,8 +78,6 @@ def published_confusion(loss: str, dataset: str) -> float:
 
 READ_WITH: dict[str, tuple[str, ...]] = {
     "energy_confusion": ("energy_confusion_reduction", "energy_confusion_pairs"),
-    "hard_negatives": tuple(
-        name for name in RegularizerOptions.model_fields if name.startswith("hard_negatives_")
-    ),
+    "hard_negatives": tuple(name for name in RegularizerOptions.model_fields if name.startswith("hard_negatives_")),
 }
 """Options that are read only where another one is on."""

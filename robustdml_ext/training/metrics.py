@@ -84,9 +84,8 @@ class RunningMeans:
             return
         names = tuple(values)
         device = next((value.device for value in values.values() if isinstance(value, Tensor)), None)
-        row = torch.stack(
-            [torch.as_tensor(value, dtype=torch.float64, device=device).detach().reshape(()) for value in values.values()]
-        )
+        scalars = (torch.as_tensor(value, dtype=torch.float64, device=device) for value in values.values())
+        row = torch.stack([scalar.detach().reshape(()) for scalar in scalars])
         before = self._sums.get(names)
         self._sums[names] = row if before is None else before.to(row.device) + row
         self._counts[names] = self._counts.get(names, 0) + 1
