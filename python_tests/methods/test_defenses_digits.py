@@ -9,6 +9,7 @@ from functools import cache
 import pytest
 import torch
 import torch.nn.functional as F
+from methods.digits import CLASSES, digits, trained, unseen
 from torch import Tensor, nn
 
 from robustdml_ext.attacks import PGD
@@ -28,17 +29,7 @@ from robustdml_ext.methods import (
 )
 from robustdml_ext.models import Embedder, EmbedderEnsemble, build_embedder
 
-CLASSES, PER_CLASS, EPSILON, SEEDS = 5, 12, 0.2, (0, 1)
-
-
-@cache
-def digits() -> tuple[Tensor, Tensor]:
-    datasets = pytest.importorskip("sklearn.datasets")
-    data = datasets.load_digits()
-    images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
-    labels = torch.tensor(data.target, dtype=torch.int64)
-    order = labels.argsort(stable=True)  # the classes trained on come first
-    return images[order], labels[order]
+EPSILON, SEEDS = 0.2, (0, 1)
 
 
 def network() -> Embedder:
@@ -51,27 +42,6 @@ def loss() -> ProxyAnchorLoss:
 
 def attack(epsilon: float = EPSILON) -> PGD:
     return PGD(epsilon, 4, random_start=epsilon / 10)
-
-
-def trained(make: Callable[[], Method], seed: int, steps: int = 100) -> nn.Module:
-    """The network of a method after a short training on the digits 0 to 4."""
-    images, labels = digits()
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    method = make().train()
-    optimizer = torch.optim.AdamW(method.parameter_groups(2e-3, 4e-4))
-    classes = [torch.where(labels == digit)[0] for digit in range(CLASSES)]
-    for _ in range(steps):
-        rows = torch.cat([own[torch.randperm(len(own), generator=generator)[:PER_CLASS]] for own in classes])
-        optimizer.zero_grad()
-        method.training_step(Batch(images[rows], labels[rows], rows), generator, Context()).loss.backward()
-        optimizer.step()
-    return method.embedder.eval()
-
-
-def unseen() -> list[tuple[Tensor, Tensor]]:
-    images, labels = digits()
-    return [(images[labels >= CLASSES], labels[labels >= CLASSES])]
 
 
 def recall(model: nn.Module, epsilon: float) -> float:
