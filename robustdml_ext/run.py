@@ -27,6 +27,7 @@ TOOLS = {
     "list": "Methods, data sets and packaged recipes.",
     "show": "A recipe, whole, and the figures published for it.",
     "compare": "Finished runs side by side: mean and deviation over seeds, as a table and a figure.",
+    "curves": "Curves over training, of finished or running runs: mean and deviation over seeds.",
     "doctor": "Versions, kernel libraries, GPU and data sets: what is live, and why the rest is not.",
 }
 

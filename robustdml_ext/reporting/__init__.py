@@ -7,17 +7,23 @@ from robustdml_ext.reporting.labels import method_label
 from robustdml_ext.reporting.results import Group, ReportError, group_results, read_result
 from robustdml_ext.reporting.screen import doctor_report
 from robustdml_ext.reporting.tables import comparison_markdown, comparison_table, evaluation_table, result_table
+from robustdml_ext.reporting.training_curves import curves_table, group_curves, read_curves
+from robustdml_ext.reporting.training_figure import draw_curves
 
 __all__ = [
     "Group",
     "ReportError",
     "comparison_markdown",
     "comparison_table",
+    "curves_table",
     "doctor_report",
     "draw_comparison",
+    "draw_curves",
     "evaluation_table",
+    "group_curves",
     "group_results",
     "method_label",
+    "read_curves",
     "read_result",
     "result_table",
 ]

@@ -34,7 +34,11 @@ _ROUTES = {"whole": "the whole, as deployed", "sum": "the sum of all members", "
 def _figure(values: Sequence[float], percent: bool) -> str:
     if None in values:
         return "–"  # a figure that the data left undefined
-    mean, deviation = mean_and_deviation(values)
+    return figure_text(*mean_and_deviation(values), percent)
+
+
+def figure_text(mean: float, deviation: float | None, percent: bool) -> str:
+    """Return a figure as tables show it, in percent or as it is, with its deviation where there is one."""
     scale, digits = (100.0, 2) if percent else (1.0, 3)
     text = f"{mean * scale:.{digits}f}"
     return text if deviation is None else f"{text} ± {deviation * scale:.{digits}f}"
@@ -45,6 +49,14 @@ def _columns(rows: Sequence[Mapping[str, Any]], every_recall: bool = False) -> l
     found = {int(name.removeprefix("recall@")) for row in rows for name in row if name.startswith("recall@")}
     recalls = [(f"recall@{k}", f"R@{k} %", True) for k in sorted(found) if every_recall or k in (1, 4)]
     return recalls + [column for column in _SHOWN if any(column[0] in row for row in rows)]
+
+
+def metric_heading(name: str) -> tuple[str, bool]:
+    """Return what a metric is called above a column, and whether it is shown in percent there."""
+    if name.startswith("recall@"):
+        return f"R@{name.removeprefix('recall@')} %", True
+    known = {metric: (heading, percent) for metric, heading, percent in (*_SHOWN, *_MORE)}
+    return known.get(name, (name, False))
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
