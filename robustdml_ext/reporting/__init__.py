@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from robustdml_ext.reporting.ablation import ablation_markdown, ablation_table, draw_ablation
 from robustdml_ext.reporting.figures import draw_comparison
 from robustdml_ext.reporting.labels import method_label
 from robustdml_ext.reporting.results import Group, ReportError, group_results, read_result
@@ -13,10 +14,13 @@ from robustdml_ext.reporting.training_figure import draw_curves
 __all__ = [
     "Group",
     "ReportError",
+    "ablation_markdown",
+    "ablation_table",
     "comparison_markdown",
     "comparison_table",
     "curves_table",
     "doctor_report",
+    "draw_ablation",
     "draw_comparison",
     "draw_curves",
     "evaluation_table",

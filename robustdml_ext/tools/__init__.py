@@ -1,4 +1,4 @@
-"""The tools of the command line, beside training: evaluate, list, show, compare, curves, doctor."""
+"""The tools of the command line, beside training: evaluate, ablate, list, show, compare, curves, doctor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import tyro
@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from robustdml_ext.recipes import METHODS, packaged_recipes, read_recipe_file, resolve
+from robustdml_ext.recipes.commandline import Request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +90,14 @@ class Doctor:
     root: Annotated[str | None, tyro.conf.arg(help="Folder to look for data sets in.")] = None
 
 
-def run(command: str, options: Sequence[str], prog: str) -> int:
+def run(command: str, options: Sequence[str], prog: str, train: Callable[[Request], int]) -> int:
     """Run a tool by name.
+
+    Args:
+        command: the tool's name.
+        options: its words.
+        prog: what help calls it.
+        train: what runs a training command, for tools that train.
 
     Returns:
         The exit code.
@@ -102,6 +109,10 @@ def run(command: str, options: Sequence[str], prog: str) -> int:
         return _show(tyro.cli(Show, args=list(options), prog=prog))
     if command == "compare":
         return _compare(tyro.cli(Compare, args=list(options), prog=prog))
+    if command == "ablate":
+        from robustdml_ext.tools.ablate import ablate_command
+
+        return ablate_command(options, prog, console(), train)
     if command == "curves":
         return _curves(tyro.cli(Curves, args=list(options), prog=prog))
     if command == "evaluate":
