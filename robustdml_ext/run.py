@@ -23,10 +23,12 @@ _RESUMABLE = " A run that has saved a checkpoint goes on by the same command wit
 _SIGPIPE = 128 + 13  # what a shell reports of a program that ends as its reader does
 
 TOOLS = {
+    "ablate": "A method with each of an option's values and several seeds, in one table that the same command goes on.",
     "evaluate": "Judge any model: clean, corrupted, and under every attack; a checkpoint, torchvision's, or your own.",
     "list": "Methods, data sets and packaged recipes.",
     "show": "A recipe, whole, and the figures published for it.",
     "compare": "Finished runs side by side: mean and deviation over seeds, as a table and a figure.",
+    "curves": "Curves over training, of finished or running runs: mean and deviation over seeds.",
     "doctor": "Versions, kernel libraries, GPU and data sets: what is live, and why the rest is not.",
 }
 
@@ -85,13 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command in TOOLS:
             from robustdml_ext import tools
 
-            return tools.run(command, options, f"{PROGRAM} {command}")
+            return tools.run(command, options, f"{PROGRAM} {command}", _train)
         raise UsageError(f"unknown command {command!r}; expected one of {', '.join([*METHODS, *TOOLS])}")
     except SystemExit as leaving:  # of the option parsers, after help (0) or a message (2)
         return leaving.code if isinstance(leaving.code, int) else 1
     except KeyboardInterrupt:
         what = words[0] if words else ""
-        hints = {"evaluate": " Nothing was written."} | dict.fromkeys(METHODS, _RESUMABLE)
+        hints = {"evaluate": " Nothing was written.", "ablate": " The same command goes on."}
+        hints |= dict.fromkeys(METHODS, _RESUMABLE)
         _complain(f"stopped.{hints.get(what, '')}")
         return 1
     except BrokenPipeError:

@@ -200,3 +200,12 @@ def test_several_runs_answer_together(tmp_path: Path, monkeypatch: pytest.Monkey
     together = result["entries"][0]["metrics"]
     for name in ("recall@1", "recall@8", "nmi", "f1"):
         assert together[name] == pytest.approx(alone[name], abs=1e-9)
+
+
+def test_test_images_are_resized_as_the_checkpoint_was_trained_for(tmp_path: Path) -> None:
+    figures = []
+    for augment in ("none", "resize-crop-flip"):
+        folder = checkpoint(tmp_path / augment, augment=augment)
+        assert run.main(["evaluate", str(folder), "--attacks", "none", *QUICK]) == 0
+        figures.append(judged(folder / "evaluation-digits-test"))
+    assert figures[0]["protocol"]["pixels"] != figures[1]["protocol"]["pixels"]

@@ -86,8 +86,9 @@ def cached_source(
     """The images of `source` out of a cache file in `folder`, which is built where it is not there.
 
     Images are kept as `transform.resized` gives them. Evaluation sees the same pixels, to the bit, as without the
-    cache. Random crops are cut from the resized image (shorter side 256/224 of the image size), not from the original:
-    they are a little softer where the original is larger, as most published code that resizes its files beforehand.
+    cache. Crops of random size are cut from the resized image (shorter side 256/224 of the image size), not from the
+    original: they are a little softer where the original is larger, as most published code that resizes its files
+    beforehand.
 
     The file's name carries a hash of all that its pixels depend on: every image's path, size and time of change,
     channels, the size rule, and the versions of the libraries that decode and resize. So several caches share a
@@ -135,7 +136,9 @@ def _whole(cached: CachedSource, warn: bool = False) -> bool:
 
 def _key(source: FileSource, transform: Transform) -> bytes:
     assert source.paths is not None
-    rule = [FORMAT, source.channels, transform.size, transform.center_crop]
+    rule: list[object] = [FORMAT, source.channels, transform.size, transform.center_crop]
+    if transform.resize_square:
+        rule[-1] = "square"
     versions = [PIL.__version__, torch.__version__, torchvision.__version__]
     stamps = []
     for path in source.paths:

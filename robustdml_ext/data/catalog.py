@@ -134,7 +134,9 @@ def load(
     side where all are small (up to 64), else 224.
     `channels`: 1 or 3; the default is the data set's own, and for folder 1 where all images are small and gray, else 3.
     `augment`: of the training images, "crop-flip" (a random crop of 8 % to 100 % of the area, and a
-    horizontal flip half of the time) or "none"; the default is "crop-flip" for photographs from 64 pixels on.
+    horizontal flip half of the time), "resize-crop-flip" (a random crop of `image_size` from the whole image resized to
+    a square of 256/227 of it, and a flip; the images of all other splits are resized likewise, and cut centrally) or
+    "none"; the default is "crop-flip" for photographs from 64 pixels on.
     `train_classes` (folder): a text file with the training classes' names, one a line; the rest tests.
     `on_broken`: "error", or "skip" to do without images that are missing or cannot be decoded; see
     `LabeledImages`.

@@ -25,6 +25,11 @@ class ReadOptions:
     protocol: str = "default"
 
     @property
+    def resize_square(self) -> bool:
+        """Whether all splits are resized as the training augmentation does, see `Transform`."""
+        return self.augment == "resize-crop-flip"
+
+    @property
     def folder(self) -> Path:
         """`root`, of a set that needs one."""
         assert self.root is not None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-AUGMENTATIONS = ("crop-flip", "none")
+AUGMENTATIONS = ("crop-flip", "resize-crop-flip", "none")
 CROP_FROM_SIZE = 64  # from this size on images are photographs: random crops to train, central crops to test
 
 
@@ -42,6 +42,12 @@ def random_resized_crop_box(height: int, width: int, key: int) -> tuple[int, int
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width, flip
 
 
+def random_place(room: int, key: int) -> tuple[int, int, bool]:
+    """Draws (top, left, flip) from `key` alone: a corner in 0 .. `room` on each axis, and one flip in two."""
+    draw = random.Random(key)
+    return draw.randint(0, room), draw.randint(0, room), draw.random() < 0.5
+
+
 @dataclass(frozen=True)
 class Transform:
     """Brings an image to `size` x `size` pixels.
@@ -49,13 +55,20 @@ class Transform:
     `augment="crop-flip"`: a random crop resized to `size`, flipped half of the time. `augment="none"`: with
     `center_crop`, the shorter side is resized to 256/224 of `size` and the center cut out; without it the
     image is resized to the square as a whole (and left alone where it has that size already).
+
+    `augment="resize-crop-flip"`: the whole image is resized to a square of 256/227 of `size`, whatever its shape, from
+    which a random square of `size` is cut, flipped half of the time (the ECAML and DAML papers). It sets
+    `resize_square`, with which `augment="none"` resizes likewise and cuts out the center.
     """
 
     size: int
     augment: str = "none"
     center_crop: bool = False
+    resize_square: bool = False
 
     def __post_init__(self) -> None:
+        if self.augment == "resize-crop-flip":
+            object.__setattr__(self, "resize_square", True)  # which stays where the augmentation is taken off
         if self.augment not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {self.augment!r}")
         if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
@@ -67,13 +80,16 @@ class Transform:
         return self.augment != "none"
 
     def resized(self, image: Tensor) -> Tensor:
-        """[C, H, W] at the size that testing looks at it: the shorter side, or the square as a whole; see the class.
+        """[C, H, W] at the size that testing looks at it: the shorter side, or a square as a whole; see the class.
 
         What a cache on disk keeps, as central and random crops alike can be cut from it.
         """
         height, width = image.shape[-2:]
-        to = [round(self.size * 256 / 224)] if self.center_crop else [self.size, self.size]
-        if min(height, width) == to[0] and (self.center_crop or height == width):
+        if self.resize_square:
+            to = [round(self.size * 256 / 227)] * 2
+        else:
+            to = [round(self.size * 256 / 224)] if self.center_crop else [self.size, self.size]
+        if min(height, width) == to[0] and (len(to) == 1 or height == width):
             return image
         # Takes seconds to import, and listing the data sets never needs it.
         from torchvision.transforms.v2 import functional as F
@@ -82,10 +98,10 @@ class Transform:
 
     def fixed(self, image: Tensor) -> Tensor:
         """The part that is always the same, [C, H, W] to [C, h, w] of one type; what memory may keep."""
-        if self.random:
-            return image
+        if self.augment == "crop-flip":
+            return image  # whose crops are of every size
         image = self.resized(image)
-        if not self.center_crop:
+        if self.random or not (self.center_crop or self.resize_square):
             return image
         from torchvision.transforms.v2 import functional as F
 
@@ -97,8 +113,12 @@ class Transform:
             return image
         from torchvision.transforms.v2 import functional as F
 
-        top, left, height, width, flip = random_resized_crop_box(image.shape[-2], image.shape[-1], key)
-        image = F.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
+        if self.augment == "resize-crop-flip":
+            top, left, flip = random_place(image.shape[-1] - self.size, key)
+            image = image[..., top : top + self.size, left : left + self.size]
+        else:
+            top, left, height, width, flip = random_resized_crop_box(image.shape[-2], image.shape[-1], key)
+            image = F.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
         return torch.as_tensor(F.horizontal_flip(image) if flip else image)
 
     def finish(self, image: Tensor, key: int) -> Tensor:

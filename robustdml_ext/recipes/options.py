@@ -30,7 +30,9 @@ class DataOptions(OptionGroup):
     augment: str = option(
         "default",
         "Training augmentation: crop-flip (a random crop of 8 % to 100 % of the area, flipped half of the time), "
-        "none, or default: crop-flip from 64 pixels on, and never for digits.",
+        "resize-crop-flip (of ECAML and DAML: the whole image resized to a square, 256 for 227 pixels, and a random "
+        "crop of it, flipped half of the time; test images are resized likewise), none, or default: crop-flip from 64 "
+        "pixels on, and never for digits.",
     )
     train_classes: str | None = option(
         None,

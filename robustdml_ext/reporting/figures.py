@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from robustdml_ext.reporting.curves import (
     Point,
@@ -19,13 +19,11 @@ from robustdml_ext.reporting.curves import (
 )
 from robustdml_ext.reporting.labels import algorithm_label, inputs_label, pixels_label
 from robustdml_ext.reporting.results import Group, ReportError
+from robustdml_ext.reporting.style import COLORS, STYLE, draw_line, name_below, rule, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colors, told apart with any color vision, and a shape for each as well.
-_COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#999999")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _MOST = 5  # attacks side by side
 _RECALL = ("recall@1", "Recall@1, %", 100.0)
 _DENSITY = ("pi_ratio", "π ratio (lower is denser)", 1.0)
@@ -67,8 +65,7 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
         raise ReportError("these results hold no attack to draw; run them with --attack-epsilons")
     metrics = _metrics(groups)
     widths = [column.width for column in columns]
-    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure, grid = pyplot.subplots(
             len(metrics), len(columns), figsize=(sum(widths) + 0.4, 5.4), sharex="col",
             squeeze=False, width_ratios=widths, layout="constrained",
@@ -81,32 +78,15 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
                     axes.sharey(grid[row][0])
                     axes.tick_params(labelleft=False)
                 column.draw(axes, metric, scale)
-                axes.grid(axis=column.lines, color="#dddddd", linewidth=0.6)
-                axes.set_axisbelow(True)
+                rule(axes, column.lines)
                 if number == 0:
                     axes.set_ylabel(heading)
                 if row == 0:
                     axes.set_title(column.title, fontsize=10)
                 if row == len(metrics) - 1:
                     axes.set_xlabel(column.axis)
-        named: dict[Any, Any] = {}
-        for axes in grid[0]:
-            handles, labels = axes.get_legend_handles_labels()
-            named = dict(zip(labels, handles, strict=True)) | named
-        order = [group.label for group in groups if group.label in named]
-        # As many side by side as the figure is wide enough for: clipped names cannot be told apart.
-        room = (sum(widths) + 0.4) * 72 / (6.2 * max((len(label) for label in order), default=1) + 40)
-        figure.legend(
-            [named[label] for label in order], order, loc="outside lower center",
-            ncols=max(1, min(len(order), int(room))), frameon=False,
-        )  # fmt: skip
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(file, dpi=160)
-        except ValueError as error:
-            raise ReportError(f"cannot write {file}: {error}") from None
-        finally:
-            pyplot.close(figure)
+        name_below(figure, grid[0], [group.label for group in groups], sum(widths) + 0.4)
+        write_figure(figure, file)
 
 
 def _metrics(groups: Sequence[Group]) -> tuple[tuple[str, str, float], ...]:
@@ -166,7 +146,7 @@ def _members_column(groups: Sequence[Group], row: str) -> _Column:
     def draw(axes: Axes, metric: str, scale: float) -> None:
         bars = members_beside(groups, row, metric)
         for place, bar in enumerate(bars):
-            color = _COLORS[bar.group % len(_COLORS)]
+            color = COLORS[bar.group % len(COLORS)]
             axes.bar(
                 place, scale * bar.mean, yerr=scale * bar.deviation or None, width=0.75, color=color,
                 alpha=0.45 if bar.member else 1.0, error_kw={"elinewidth": 1, "ecolor": "#777777"},
@@ -178,15 +158,7 @@ def _members_column(groups: Sequence[Group], row: str) -> _Column:
 
 def _draw_curves(axes: Axes, groups: Sequence[Group], curves: Sequence[Sequence[Point]], scale: float) -> None:
     for number, (group, points) in enumerate(zip(groups, curves, strict=True)):
-        if not points:
-            continue
-        places = [point.x for point in points]
-        color, marker = _COLORS[number % len(_COLORS)], _MARKERS[number % len(_MARKERS)]
-        means = [scale * point.mean for point in points]
-        axes.plot(places, means, color=color, marker=marker, markersize=4.5, linewidth=1.6, label=group.label)
-        low = [scale * (point.mean - point.deviation) for point in points]
-        high = [scale * (point.mean + point.deviation) for point in points]
-        axes.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
+        draw_line(axes, number, group.label, points, scale)
 
 
 def _attack_title(groups: Sequence[Group], attack: str, steps: int | None) -> str:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from robustdml_ext.reporting.labels import SEEN, entry_label, has_members, method_label
 
@@ -51,6 +51,14 @@ def entries_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what was judged: clean images, each attack, each corruption, of a run or of an evaluation."""
     entries: list[dict[str, Any]] = result["results"] if "results" in result else result["entries"]
     return entries
+
+
+class Labeled(Protocol):
+    """Runs that are put together under a short name, see :class:`Group`."""
+
+    label: str
+    recipe: dict[str, Any]
+    judged: dict[str, Any]
 
 
 @dataclass
@@ -120,9 +128,7 @@ def group_results(results: Iterable[Mapping[str, Any]]) -> list[Group]:
     groups: dict[str, Group] = {}
     for result in results:
         recipe, judged = dict(result["recipe"]), _judged(result)
-        kept = {name: value for name, value in recipe.items() if name not in SEED_AND_PLACE}
-        key = json.dumps([kept, judged], sort_keys=True)
-        group = groups.setdefault(key, Group(method_label(recipe), recipe, judged))
+        group = groups.setdefault(group_key(recipe, judged), Group(method_label(recipe), recipe, judged))
         if recipe["seed"] in group.seeds:
             raise ReportError(
                 f"two results of {group.label}, seed {recipe['seed']}, are of one recipe and the same images; "
@@ -130,8 +136,14 @@ def group_results(results: Iterable[Mapping[str, Any]]) -> list[Group]:
             )
         group.add(result)
     found = list(groups.values())
-    _tell_apart(found)
+    tell_apart(found)
     return found
+
+
+def group_key(recipe: Mapping[str, Any], judged: Mapping[str, Any]) -> str:
+    """Return what is alike in runs that differ in nothing but the seed and where they ran."""
+    kept = {name: value for name, value in recipe.items() if name not in SEED_AND_PLACE}
+    return json.dumps([kept, judged], sort_keys=True)
 
 
 def _judged(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +161,8 @@ def _judged(result: Mapping[str, Any]) -> dict[str, Any]:
     return {**protocol, **result["data"]}
 
 
-def _tell_apart(groups: list[Group]) -> None:
+def tell_apart(groups: Sequence[Labeled]) -> None:
+    """Add to labels that several groups have what these groups differ in."""
     labels = [group.label for group in groups]
     named = [(group.label, group.recipe["method"]) for group in groups]
     for group, label in zip(groups, labels, strict=True):

@@ -27,6 +27,9 @@ _MORE = (
     ("pi_inter", "π_inter", False),
 )  # fmt: skip
 
+# Of these one wants little; of all others, losses apart, much.
+SMALL_IS_GOOD = frozenset({"pi_ratio", "pi_intra", "eer", "rho_spectrum"})
+
 _PRINTED_BY_MDPROP = frozenset({"recall@1", "recall@4"})
 _ROUTES = {"whole": "the whole, as deployed", "sum": "the sum of all members", "average": "the members' average"}
 
@@ -34,7 +37,11 @@ _ROUTES = {"whole": "the whole, as deployed", "sum": "the sum of all members", "
 def _figure(values: Sequence[float], percent: bool) -> str:
     if None in values:
         return "–"  # a figure that the data left undefined
-    mean, deviation = mean_and_deviation(values)
+    return figure_text(*mean_and_deviation(values), percent)
+
+
+def figure_text(mean: float, deviation: float | None, percent: bool) -> str:
+    """Return a figure as tables show it, in percent or as it is, with its deviation where there is one."""
     scale, digits = (100.0, 2) if percent else (1.0, 3)
     text = f"{mean * scale:.{digits}f}"
     return text if deviation is None else f"{text} ± {deviation * scale:.{digits}f}"
@@ -45,6 +52,19 @@ def _columns(rows: Sequence[Mapping[str, Any]], every_recall: bool = False) -> l
     found = {int(name.removeprefix("recall@")) for row in rows for name in row if name.startswith("recall@")}
     recalls = [(f"recall@{k}", f"R@{k} %", True) for k in sorted(found) if every_recall or k in (1, 4)]
     return recalls + [column for column in _SHOWN if any(column[0] in row for row in rows)]
+
+
+def figure_columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
+    """Return metric, heading, and whether it is in percent, of every Recall@k and the usual figures of any row."""
+    return _columns(rows, every_recall=True)
+
+
+def metric_heading(name: str) -> tuple[str, bool]:
+    """Return what a metric is called above a column, and whether it is shown in percent there."""
+    if name.startswith("recall@"):
+        return f"R@{name.removeprefix('recall@')} %", True
+    known = {metric: (heading, percent) for metric, heading, percent in (*_SHOWN, *_MORE)}
+    return known.get(name, (name, False))
 
 
 def result_table(result: Mapping[str, Any]) -> Table:

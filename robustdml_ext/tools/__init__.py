@@ -1,4 +1,4 @@
-"""The tools of the command line, beside training: evaluate, list, show, compare, doctor."""
+"""The tools of the command line, beside training: evaluate, ablate, list, show, compare, curves, doctor."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import tyro
@@ -14,6 +14,7 @@ import yaml
 from rich.console import Console
 
 from robustdml_ext.recipes import METHODS, packaged_recipes, read_recipe_file, resolve
+from robustdml_ext.recipes.commandline import Request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,33 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
+class Curves:
+    """Curves over training, of finished or running runs. Runs that differ in the seed alone are put together.
+
+    Example: python -m robustdml_ext.run curves runs/* --metric recall@1 loss --figure curves.png
+
+    Prints each curve's last and best values. --evaluate-every and --evaluate-seen of a run give it curves of unseen
+    and seen images.
+    """
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help="Folders of runs.")]
+    metric: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            help="Names in metrics.jsonl: recall@1, nmi, loss, ... Each is shown on training, test and validation "
+            "images and of training batches, where runs have it. loss/metric is the loss of a run that logs no terms."
+        ),
+    ] = ("recall@1",)
+    figure: Annotated[
+        str | None,
+        tyro.conf.arg(
+            help="Draw into this file (png, svg or pdf): means over seeds against iterations, with a band of one "
+            "deviation."
+        ),
+    ] = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Versions, kernel libraries, GPU and data sets: what is live, and why the rest is not.
 
@@ -62,8 +90,14 @@ class Doctor:
     root: Annotated[str | None, tyro.conf.arg(help="Folder to look for data sets in.")] = None
 
 
-def run(command: str, options: Sequence[str], prog: str) -> int:
+def run(command: str, options: Sequence[str], prog: str, train: Callable[[Request], int]) -> int:
     """Run a tool by name.
+
+    Args:
+        command: the tool's name.
+        options: its words.
+        prog: what help calls it.
+        train: what runs a training command, for tools that train.
 
     Returns:
         The exit code.
@@ -75,6 +109,12 @@ def run(command: str, options: Sequence[str], prog: str) -> int:
         return _show(tyro.cli(Show, args=list(options), prog=prog))
     if command == "compare":
         return _compare(tyro.cli(Compare, args=list(options), prog=prog))
+    if command == "ablate":
+        from robustdml_ext.tools.ablate import ablate_command
+
+        return ablate_command(options, prog, console(), train)
+    if command == "curves":
+        return _curves(tyro.cli(Curves, args=list(options), prog=prog))
     if command == "evaluate":
         from robustdml_ext.tools.evaluate import evaluate_command
         from robustdml_ext.tools.evaluate_options import Evaluate
@@ -132,6 +172,19 @@ def _compare(asked: Compare) -> int:
         console().print(reporting.comparison_table(groups))
     if asked.figure is not None:
         reporting.draw_comparison(groups, asked.figure)
+        print(f"figure: {asked.figure}", file=sys.stderr)
+    return 0
+
+
+def _curves(asked: Curves) -> int:
+    from robustdml_ext import reporting
+
+    if not asked.runs or not asked.metric:
+        raise reporting.ReportError("name at least one run and one metric to draw")
+    groups = reporting.group_curves(reporting.read_curves(path) for path in asked.runs)
+    console().print(reporting.curves_table(groups, asked.metric))
+    if asked.figure is not None:
+        reporting.draw_curves(groups, asked.metric, asked.figure)
         print(f"figure: {asked.figure}", file=sys.stderr)
     return 0
 

@@ -196,6 +196,8 @@ def _load(asked: ImageOptions, recipe: Recipe | None) -> DataSplits:
         # What the network was trained for holds on any data set.
         image_size=asked.image_size or (None if recipe is None else recipe.image_size),
         channels=asked.channels or (None if recipe is None else recipe.channels),
+        # Its only augmentation that says how test images are resized.
+        augment=recipe.augment if recipe is not None and recipe.augment == "resize-crop-flip" else "default",
         train_classes=option("train_classes"),
         on_broken=asked.on_broken,
         cache=asked.cache,

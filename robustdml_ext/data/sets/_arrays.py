@@ -73,7 +73,8 @@ def load_arrays(layout: ArrayLayout, options: ReadOptions) -> DataSplits:
         augment = options.augment if name == "train" and options.augment != "default" else "none"
         names = [layout.classes[c] for c in classes]
         source = _source(images, size)
-        return LabeledImages(source, labels, names, Transform(size, augment), on_broken=options.on_broken)
+        transform = Transform(size, augment, resize_square=options.resize_square)
+        return LabeledImages(source, labels, names, transform, on_broken=options.on_broken)
 
     return DataSplits(
         layout.name,

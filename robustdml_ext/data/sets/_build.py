@@ -111,7 +111,8 @@ def labeled(
     """One split of N image files with labels [N], read as `options` say; only a `train` split is augmented.
 
     From 64 pixels on photographs are cropped: at random to train, unless `options.augment` says otherwise, and
-    centrally to test. Where `options.cache` is a folder, what is decoded and resized is kept in a file there.
+    centrally to test. With `options.augment` "resize-crop-flip" every split is resized as it says, see `Transform`.
+    Where `options.cache` is a folder, what is decoded and resized is kept in a file there.
 
     Raises: DataError where that file cannot be written; with `options.on_broken` "error", BrokenImageError where an
     image cannot be decoded into it.
@@ -120,7 +121,7 @@ def labeled(
     augment = "none"
     if train:
         augment = ("crop-flip" if crop else "none") if options.augment == "default" else options.augment
-    transform = Transform(image_size, augment, center_crop=crop)
+    transform = Transform(image_size, augment, center_crop=crop, resize_square=options.resize_square)
     files = FileSource(paths, channels)
     source: Source = files
     if options.cache not in NOT_ON_DISK:

@@ -46,7 +46,7 @@ def load(options: ReadOptions) -> DataSplits:
         rows = torch.nonzero((labels < SEEN_CLASSES) == seen).flatten()
         first = 0 if seen else SEEN_CLASSES
         names = [str(digit) for digit in range(first, first + SEEN_CLASSES)]
-        transform = Transform(size, augment if seen else "none")
+        transform = Transform(size, augment if seen else "none", resize_square=options.resize_square)
         return LabeledImages(TensorSource(pixels[rows].contiguous()), labels[rows] - first, names, transform)
 
     return DataSplits("digits", split(True), split(False), channels, size)
