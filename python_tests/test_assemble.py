@@ -9,6 +9,7 @@ import torch
 from training.tiny import ALONE
 
 from robustdml_ext.assemble import assemble
+from robustdml_ext.losses import AngularLoss
 from robustdml_ext.methods import EAT, IAT, TRADES, MixUp, NaiveEnsemble, Standard, UntargetedAdversarial
 from robustdml_ext.models import EmbedderEnsemble
 from robustdml_ext.recipes import resolve
@@ -80,6 +81,11 @@ def test_naive_members_have_batches_of_their_own() -> None:
     assert len(places) == 180 and all(len(parts[a] & parts[b]) < 30 for a, b in ((0, 1), (0, 2), (1, 2)))
     _, _, alone = next(job("at").batches.since(0))
     assert set(alone.tolist()) == parts[0]
+
+
+def test_the_angle_is_the_recipes() -> None:
+    made = built("standard", loss="angular", angular_alpha=36.0).loss
+    assert isinstance(made, AngularLoss) and made.alpha == 36 and built("standard", loss="angular").loss.alpha == 45
 
 
 def test_dropout_and_length_are_the_recipes() -> None:

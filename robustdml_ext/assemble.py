@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robustdml_ext import data
 from robustdml_ext.attacks import PGD
 from robustdml_ext.losses import (
+    AngularLoss,
     ArcFaceLoss,
     BinomialDevianceLoss,
     ContrastiveLoss,
@@ -169,6 +170,7 @@ LOSSES: dict[str, Callable[[Recipe, int], nn.Module]] = {
     "binomial": lambda recipe, classes: BinomialDevianceLoss(
         recipe.binomial_alpha, recipe.binomial_beta, recipe.binomial_eta
     ),
+    "angular": lambda recipe, classes: AngularLoss(recipe.angular_alpha),
     "proxyanchor": lambda recipe, classes: ProxyAnchorLoss(
         classes,
         recipe.embedding_dim,

@@ -60,6 +60,7 @@ def models() -> dict[str, Any]:
     return {
         "small": build_embedder("small", channels=3, embedding_dim=8),
         "resnet18": build_embedder("resnet18", embedding_dim=8),
+        "googlenet": build_embedder("googlenet", embedding_dim=8),
         "mobilenet_v2 plain": torchvision.models.mobilenet_v2(num_classes=8),
         "wrapped": Wrapped(torchvision.models.resnet18(num_classes=8)),
         "ensemble": Ensemble([build_embedder("small", embedding_dim=8) for _ in range(2)]),

@@ -9,6 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import ResNet
+from torchvision.models.googlenet import BasicConv2d, Inception
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from robustdml_ext.models import SmallNet, convert_norms, fused_forward
@@ -20,6 +21,7 @@ NETWORKS = {
     "resnet50": (lambda: torchvision.models.resnet50(), 49),
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(), 10),
     "densenet121": (lambda: torchvision.models.densenet121(), 121),
+    "googlenet": (lambda: torchvision.models.googlenet(aux_logits=False, init_weights=False), 57),
 }
 
 
@@ -42,6 +44,7 @@ BLOCKS = {
     "resnet50": lambda: ResNet(Bottleneck, [2, 1, 1, 1], width_per_group=8),
     "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(width_mult=0.1).features[:4],
     "densenet121": lambda: torchvision.models.DenseNet(8, (2, 2), 16, num_classes=10),
+    "googlenet": lambda: nn.Sequential(BasicConv2d(3, 8, kernel_size=3), Inception(8, 4, 3, 5, 2, 6, 7)),
 }
 
 

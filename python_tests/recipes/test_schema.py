@@ -55,6 +55,8 @@ def test_json_round_trip_is_exact(
         ({"method": "adversarial", "targets": [1, 5]}, ["targets", "one number"]),
         ({"method": "mdprop", "targets": []}, ["targets", "at least one"]),
         ({"targets": [0]}, ["targets", "above 0"]),
+        ({"angular_alpha": 90}, ["angular_alpha", "less than 90"]),
+        ({"loss": "angular", "samples_per_class": 1}, ["samples_per_class", "at least 2", "angular"]),
         ({"dropout": 1.0}, ["dropout", "less than 1", "1.0"]),
         ({"unit_length": "maybe"}, ["unit_length", "'auto', 'yes' or 'no'", "'maybe'"]),
         ({"attack_epsilons": [0.1, -1.0]}, ["attack_epsilons", "-1.0"]),

@@ -1,5 +1,6 @@
 """Metric losses: `loss(embeddings [B, D], labels [B])` → scalar."""
 
+from robustdml_ext.losses.angular import AngularLoss
 from robustdml_ext.losses.arcface import ArcFaceLoss
 from robustdml_ext.losses.binomial import BinomialDevianceLoss
 from robustdml_ext.losses.contrastive import ContrastiveLoss
@@ -12,6 +13,7 @@ from robustdml_ext.losses.proxyanchor import ProxyAnchorLoss
 from robustdml_ext.losses.triplet import TripletLoss
 
 __all__ = [
+    "AngularLoss",
     "ArcFaceLoss",
     "BinomialDevianceLoss",
     "ContrastiveLoss",

@@ -16,8 +16,10 @@ from robustdml_ext.models.small import SmallNet
 IMAGENET_CLASSES = 1000
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Auxiliary classifiers, which serve another training and would stay unused parameters here.
-_WITHOUT_AUXILIARY = ("googlenet", "inception_v3")
+# They have auxiliary classifiers, which serve another training and would stay unused parameters here; and torchvision's
+# weights of them are of images in [−1, 1], to which `transform_input` brings those of ImageNet's normalization.
+_INCEPTIONS = ("googlenet", "inception_v3")
+_TO_ONE = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -92,16 +94,21 @@ def make_network(arch: str, channels: int, outputs: int, widths: Sequence[int] |
 
 
 def torchvision_options(arch: str) -> dict[str, Any]:
-    """What torchvision's constructor is to be given: no auxiliary classifiers, where the network has them."""
-    return {"aux_logits": False} if arch in _WITHOUT_AUXILIARY else {}
+    """What torchvision's constructor is to be given, where it has the choice: no auxiliary classifiers, and images as
+    they are, which `normalization` brings to [−1, 1] at once. A network of the same keys then does the same whether its
+    weights are torchvision's, from a file or drawn, as `transform_input` is in no file.
+    """
+    return {"aux_logits": False, "transform_input": False} if arch in _INCEPTIONS else {}
 
 
 def normalization(arch: str, channels: int = 3) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and std per channel, RGB in pixels of [0, 1], that an architecture's images are normalized by.
 
-    They are ImageNet's for torchvision's networks, those of the published weights for `bn_inception`, and for `small`
-    (0, …) and (1, …).
+    They are ImageNet's for torchvision's networks, but for googlenet and inception_v3 0.5 and 0.5; those of the
+    published weights for `bn_inception`; and for `small` (0, …) and (1, …).
     """
+    if arch in _INCEPTIONS:
+        return _TO_ONE, _TO_ONE
     if arch not in OWN:
         return IMAGENET_MEAN, IMAGENET_STD
     return OWN[arch].normalization or ((0.0,) * channels, (1.0,) * channels)

@@ -59,8 +59,9 @@ def build_embedder(
         unit_length: scale embeddings to length 1.
         dropout: probability with which a feature is dropped in training, as the only dropout: the architecture's own
             layers (of googlenet, mobilenet_v2, ...) then drop nothing. None: the architecture as it is.
-        mean, std: what images are normalized by; by default ImageNet's for torchvision networks, those of the
-            published weights for `bn_inception`, nothing for `small`.
+        mean, std: what images are normalized by; by default ImageNet's for torchvision networks (for googlenet and
+            inception_v3 0.5 and 0.5, which is what torchvision's `transform_input` makes of ImageNet's), those of
+            the published weights for `bn_inception`, nothing for `small`.
         widths: channels of the stages of `small`.
 
     Raises:

@@ -164,8 +164,9 @@ class Embedder(nn.Module):
 
         It has the batch norm of one distribution, the clean one by default. Its keys are the architecture's
         own, so for a torchvision backbone the state dict loads (strictly) in
-        `torchvision.models.resnet18(num_classes=embedding_dim)`. It takes images normalized by `mean` and
-        `std`, and its outputs are to be scaled to unit length.
+        `torchvision.models.resnet18(num_classes=embedding_dim)`, or of a network with auxiliary classifiers in
+        `googlenet(num_classes=embedding_dim, aux_logits=False, init_weights=False)`. It takes images normalized by
+        `mean` and `std`, and its outputs are to be scaled to unit length.
 
         Raises:
             ValueError: where the classifier was is not known.

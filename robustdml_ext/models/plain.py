@@ -76,7 +76,8 @@ def plain_embedder(
             ImageNet's 1,000 classes or of no trained weights, and else the output, whose size the file tells.
         channels: of the images; other than 3 for `small` only.
         unit_length: scale embeddings to length 1.
-        mean, std: by default ImageNet's, those of the published weights for `bn_inception`, and for `small` none.
+        mean, std: by default ImageNet's (0.5 and 0.5 for googlenet and inception_v3, whose `transform_input` is off),
+            those of the published weights for `bn_inception`, and for `small` none.
 
     Raises:
         ValueError: an unknown name, or weights that do not fit.

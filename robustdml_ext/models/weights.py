@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from robustdml_ext.models.architectures import OWN, torchvision_options
 
 IMAGENET = "IMAGENET1K_V1"
+# The modules of googlenet and inception_v3 that serve another training.
+_AUXILIARY = r"(aux\d|AuxLogits)"
 
 
 def named_weights(arch: str, weights: str) -> torchvision.models.WeightsEnum | None:
@@ -38,10 +40,17 @@ def load_named(arch: str, weights: torchvision.models.WeightsEnum) -> nn.Module:
     Raises:
         FileNotFoundError: they cannot be downloaded.
     """
+    # With weights torchvision's constructors take no word against auxiliary classifiers, which the file has.
+    options = {name: value for name, value in torchvision_options(arch).items() if name != "aux_logits"}
     try:
-        network: nn.Module = torchvision.models.get_model(arch, weights=weights, **torchvision_options(arch))
+        network: nn.Module = torchvision.models.get_model(arch, weights=weights, **options)
     except (OSError, http.client.HTTPException) as error:
         raise _not_downloaded(str(weights), arch, weights.url, error) from error
+    for name, _ in list(network.named_children()):
+        if re.fullmatch(_AUXILIARY, name):
+            setattr(network, name, None)
+    if hasattr(network, "aux_logits"):
+        network.aux_logits = False  # type: ignore[assignment]
     return network
 
 
@@ -96,7 +105,7 @@ def load_file(network: nn.Module, path: str, arch: str, classifier: str) -> dict
     rest = {
         key: value
         for key, value in loaded.items()
-        if not key.startswith(prefix) and not re.match(r"(aux\d|AuxLogits)\.", key)
+        if not key.startswith(prefix) and not re.match(rf"{_AUXILIARY}\.", key)
     }
     # Files older than the counter do not have it.
     missing = [key for key in expected if key not in rest and not key.endswith("num_batches_tracked")]

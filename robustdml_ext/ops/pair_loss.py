@@ -169,7 +169,7 @@ def pair_loss(
     numbers = check_kind(kind, parameters, squared, reduction)
     offset = -1
     if reference is not None or reference_labels is not None or self_offset is not None:
-        offset = _check_reference(embeddings, reference, reference_labels, self_offset)
+        offset = check_reference(embeddings, reference, reference_labels, self_offset)
     result: Tensor = _pair_loss(
         embeddings, labels, reference, reference_labels, offset, kind, numbers, normalize, squared, reduction
     )[0]
@@ -201,10 +201,14 @@ def check_kind(kind: str, parameters: Sequence[float], squared: bool, reduction:
     return numbers
 
 
-def _check_reference(
+def check_reference(
     embeddings: Tensor, reference: Tensor | None, reference_labels: Tensor | None, self_offset: int | None
 ) -> int:
-    """Checks the second set; returns the operator's form of `self_offset`."""
+    """Checks the second set as `pair_loss` does; returns the operator's form of `self_offset`, -1 for None.
+
+    Raises:
+        TypeError, ValueError: as in `pair_loss`.
+    """
     if reference is None or reference_labels is None:
         missing = "reference_labels" if reference is not None else "reference"
         raise ValueError(f"{missing}: expected with reference, reference_labels and self_offset; got None")

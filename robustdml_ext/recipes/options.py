@@ -101,6 +101,7 @@ class LossOptions(OptionGroup):
         "lifted",
         "npair",
         "binomial",
+        "angular",
         "proxyanchor",
         "normalizedsoftmax",
     ] = option("multisimilarity", "Metric loss.")
@@ -119,6 +120,7 @@ class LossOptions(OptionGroup):
     binomial_alpha: float = option(2.0, "α: sharpness.", gt=0)
     binomial_beta: float = option(0.5, "β: the similarity that separates positive from negative.")
     binomial_eta: float = option(25.0, "η: weight of negatives in the exponent.", gt=0)
+    angular_alpha: float = option(45.0, "α: largest angle at a negative, in degrees.", gt=0, lt=90)
     proxyanchor_alpha: float = option(32.0, "α: sharpness.", gt=0)
     proxyanchor_margin: float = option(0.1, "δ: margin, in cosine similarity.", ge=0)
     softmax_temperature: float = option(0.05, "Temperature of the normalized softmax.", gt=0)

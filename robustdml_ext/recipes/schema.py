@@ -77,7 +77,7 @@ class RecipeError(ValueError):
 
 
 # Losses that compare the images of a batch with each other, and so need two of a class.
-PAIR_LOSSES = ("multisimilarity", "contrastive", "triplet", "lifted", "npair", "binomial")
+PAIR_LOSSES = ("multisimilarity", "contrastive", "triplet", "lifted", "npair", "binomial", "angular")
 
 
 class Recipe(

@@ -205,8 +205,8 @@ def save_backbone(network: Embedder | EmbedderEnsemble, recipe: Recipe, folder: 
         "num_classes": network.embedding_dim,
         "mean": network.mean.flatten().tolist(),
         "std": network.std.flatten().tolist(),
-        "use": "load into the plain architecture with num_classes outputs; normalize pixels of [0, 1] "
-        "by mean and std; scale the outputs to unit length",
+        "use": "load into the plain architecture with num_classes outputs (aux_logits and transform_input False, where "
+        "it has these options); normalize pixels of [0, 1] by mean and std; scale the outputs to unit length",
     }
 
 
