@@ -29,9 +29,8 @@ MARGIN = 1.2
 
 def made(form: str, **options: Any) -> HardNegatives:
     torch.manual_seed(5)
-    loss = HardNegatives(
-        METRICS[form](), 6, form, **{"margin": MARGIN if form != "contrastive" else 2.5, "hidden": 5, **options}
-    ).double()
+    numbers = {"margin": 1.8 if form == "contrastive" else MARGIN, "hidden": 5, **options}
+    loss = HardNegatives(METRICS[form](), 6, form, **numbers).double()
     with torch.no_grad():
         for parameter in loss.generator.parameters():
             parameter.mul_(2)
