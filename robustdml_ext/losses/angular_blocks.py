@@ -182,14 +182,11 @@ class _Blocks:
 
     def gradients(self) -> list[Tensor | None]:
         """Of the mean (or sum), towards anchors and reference, in the order that they came in."""
-        found: list[Tensor | None] = []
         of_each = ((self.grad_x, self.x_order, self.asked[0]), (self.grad_y, self.y_order, self.asked[1]))
-        for gradient, order, asked in of_each:
-            if gradient is None or not asked:
-                found.append(None)
-            else:
-                found.append(torch.empty_like(gradient).index_copy_(0, order, gradient / self.count))
-        return found
+        return [
+            (gradient / self.count)[order.argsort()] if asked and gradient is not None else None
+            for gradient, order, asked in of_each
+        ]
 
     def _chunks(self, group: _Group) -> Iterator[tuple[slice, slice]]:
         """Parts of the group's anchors × of its positives; of symmetric ones, a batch's own, (a, p) without (p, a)."""
