@@ -9,8 +9,18 @@ import torch
 from training.tiny import ALONE
 
 from robustdml_ext.assemble import assemble
-from robustdml_ext.losses import AngularLoss
-from robustdml_ext.methods import EAT, IAT, TRADES, MixUp, NaiveEnsemble, Standard, UntargetedAdversarial
+from robustdml_ext.losses import AngularLoss, NPairLoss
+from robustdml_ext.methods import (
+    EAT,
+    IAT,
+    TRADES,
+    EnergyConfused,
+    HardNegatives,
+    MixUp,
+    NaiveEnsemble,
+    Standard,
+    UntargetedAdversarial,
+)
 from robustdml_ext.models import EmbedderEnsemble
 from robustdml_ext.recipes import resolve
 from robustdml_ext.training import Job, TrainingBatches
@@ -58,6 +68,63 @@ def test_the_split_the_transfer_and_the_members_are_the_recipes() -> None:
     for inference in ("vote", "average", "concatenate"):
         ensemble = built("eat", inference=inference).embedder
         assert isinstance(ensemble, EmbedderEnsemble) and ensemble.inference == inference
+
+
+def test_energy_confusion_is_the_recipes() -> None:
+    for method, loss, weight in (("ecaml", "triplet", 0.02), ("ecaml", "npair", 0.3), ("ecaml", "binomial", 0.13)):
+        made = built(method, loss=loss)
+        assert isinstance(made.loss, EnergyConfused) and made.loss.weight == weight
+        assert type(made.loss.metric).__name__.lower().startswith(loss) and made.loss.confusion.logarithmic
+        assert (made.loss.confusion.reduction, made.loss.confusion.pairs) == ("mean", None)
+    assert not isinstance(built("ecaml", energy_confusion=0.0).loss, EnergyConfused)
+    options = {"energy_confusion": 0.5, "energy_confusion_reduction": "sum", "energy_confusion_pairs": 7}
+    for method in ("standard", "adversarial", "mdprop", "at", "mixup", "iat", "trades"):
+        loss = built(method, **options).loss
+        assert (loss.weight, loss.confusion.reduction, loss.confusion.pairs) == (0.5, "sum", 7)
+    assert all(isinstance(loss, EnergyConfused) for loss in built("eat", **options).losses)
+
+
+def test_hard_negatives_are_the_recipes() -> None:
+    made = built("daml").loss
+    assert isinstance(made, HardNegatives) and isinstance(made.metric, NPairLoss) and made.form == "npair"
+    assert (made.regularization, made.adversary, made.weight, made.margin) == (1.0, 50.0, 1.0, 1.0)
+    assert made.mining == "all" and not made.literal and made.generator.first.in_features == 3 * 64
+    numbers = {
+        "margin": 0.25, "regularization": 2.0, "adversary": 3.0, "weight": 4.0, "mining": "hardest", "hidden": 9,
+        "literal": True, "pretrain": 11, "alone": 12, "count": 13,
+    }  # fmt: skip
+    options = {f"hard_negatives_{name}": value for name, value in numbers.items()}
+    for method, loss in (("mdprop", "triplet"), ("adversarial", "lifted"), ("daml", "contrastive")):
+        made = built(method, loss=loss, hard_negatives=True, energy_confusion=0.1, **options).loss
+        assert isinstance(made, EnergyConfused)
+        made = made.metric
+        assert (made.form, made.margin, made.regularization, made.adversary) == (loss, 0.25, 2.0, 3.0)
+        assert (made.weight, made.mining, made.literal, made.negatives) == (4.0, "hardest", True, 13)
+        assert (made.pretrain_epochs, made.generator_epochs, made.generator.first.out_features) == (11, 12, 9)
+
+
+def test_baselines_train_with_the_loss_of_their_name_and_the_papers_setup() -> None:
+    for method in ("contrastive", "triplet", "lifted", "npair", "binomial", "angular"):
+        made = built(method)
+        assert type(made) is Standard and type(made.loss).__name__.lower().startswith(method)
+    recipe = resolve("ecaml", {"dataset": "cars196", "loss": "npair"})
+    assert (recipe.arch, recipe.embedding_dim, recipe.batch_size, recipe.iterations) == ("googlenet", 512, 128, 10_000)
+    assert (recipe.head_lr_scale, recipe.weight_decay, recipe.energy_confusion) == (10, 2e-4, 0.3)
+    assert resolve("ecaml", {"dataset": "sop", "loss": "npair"}).energy_confusion == pytest.approx(0.03)
+    assert resolve("daml", {"dataset": "cars196"}).iterations == 20_000
+
+
+def test_the_head_learns_at_its_own_rate() -> None:
+    for method in ("standard", "eat"):
+        made = built(method, head_lr_scale=10.0)
+        groups = made.parameter_groups(0.1, 0.0)
+        rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+        embedders = [made.embedder] if method == "standard" else made.ensemble.embedders
+        for embedder in embedders:
+            heads = {id(parameter) for parameter in embedder.head.parameters()}
+            for parameter in embedder.parameters():
+                assert rates[id(parameter)] == pytest.approx(1.0 if id(parameter) in heads else 0.1)
+        assert {id(parameter) for parameter in made.parameters()} == set(rates)
 
 
 def job(method: str) -> Job:

@@ -142,7 +142,7 @@ def _embedder(recipe: Recipe, channels: int) -> Embedder:
         norm_noise=recipe.norm_noise,
         freeze_norm=recipe.freeze_norm,
         # The exponents of npair are inner products, too narrow between unit vectors.
-        unit_length=recipe.loss != "npair" if recipe.unit_length == "auto" else recipe.unit_length == "yes",
+        unit_length=recipe.unit_embeddings,
         dropout=recipe.dropout,
     )
 
@@ -162,10 +162,12 @@ LOSSES: dict[str, Callable[[Recipe, int], nn.Module]] = {
         classes, recipe.embedding_dim, recipe.arcface_margin, recipe.arcface_scale, recipe.arcface_center_lr
     ),
     "contrastive": lambda recipe, classes: ContrastiveLoss(
-        recipe.contrastive_positive_margin, recipe.contrastive_negative_margin
+        recipe.contrastive_positive_margin, recipe.contrastive_negative_margin, normalize=recipe.unit_embeddings
     ),
-    "triplet": lambda recipe, classes: TripletLoss(recipe.triplet_margin, recipe.triplet_mining),
-    "lifted": lambda recipe, classes: LiftedStructureLoss(recipe.lifted_margin),
+    "triplet": lambda recipe, classes: TripletLoss(
+        recipe.triplet_margin, recipe.triplet_mining, normalize=recipe.unit_embeddings
+    ),
+    "lifted": lambda recipe, classes: LiftedStructureLoss(recipe.lifted_margin, normalize=recipe.unit_embeddings),
     "npair": lambda recipe, classes: NPairLoss(),
     "binomial": lambda recipe, classes: BinomialDevianceLoss(
         recipe.binomial_alpha, recipe.binomial_beta, recipe.binomial_eta

@@ -12,8 +12,18 @@ import torch.multiprocessing
 from torch import Tensor
 
 from robustdml_ext.attacks import PGD
-from robustdml_ext.losses import ArcFaceLoss, MultiSimilarityLoss
-from robustdml_ext.methods import Adversarial, Batch, Context, MDProp, Method, Standard
+from robustdml_ext.losses import ArcFaceLoss, ContrastiveLoss, MultiSimilarityLoss
+from robustdml_ext.methods import (
+    Adversarial,
+    AdvPropD,
+    Batch,
+    Context,
+    EnergyConfused,
+    HardNegatives,
+    MDProp,
+    Method,
+    Standard,
+)
 from robustdml_ext.models import build_embedder
 
 
@@ -33,7 +43,19 @@ def methods() -> list[Method]:
             made.append(Adversarial(embedder, MultiSimilarityLoss(), (3,), attack))
         else:
             made.append(MDProp(embedder, MultiSimilarityLoss(), (1, 5), attack))
-    return made
+    return made + [looking_behind(form) for form in ("contrastive", "triplet", "lifted", "npair")]
+
+
+def looking_behind(form: str) -> Method:
+    """Energy confusion of drawn pairs of classes around hard negatives of drawn observed ones."""
+    torch.manual_seed(0)
+    joined = form in ("triplet", "npair")
+    embedder = build_embedder(
+        "small", channels=1, embedding_dim=8, widths=(4, 6), distributions=2 if joined else 1, unit_length=not joined
+    ).double()
+    synthetic = HardNegatives(ContrastiveLoss(), embedder.feature_dim, form, negatives=3, margin=2.0)
+    loss = EnergyConfused(synthetic, 0.5, pairs=4).double()
+    return AdvPropD(embedder, loss, PGD(0.1, 1), joint_loss=form == "npair") if joined else Standard(embedder, loss)
 
 
 def run(context: Context, group: Any = None) -> list[dict[str, Tensor]]:

@@ -188,6 +188,12 @@ class Recipe(
         return self.select_on != "last" and (self.epochs > 0 or self.iterations is not None)
 
     @property
+    def unit_embeddings(self) -> bool:
+        """Whether embeddings are scaled to length 1 in training: unless told otherwise, with every loss but npair."""
+        # Its exponents are inner products, too narrow between unit vectors.
+        return self.loss != "npair" if self.unit_length == "auto" else self.unit_length == "yes"
+
+    @property
     def out_folder(self) -> str:
         """Folder of the run: ``out``, or a name made of the data set, the method, the loss and the seed."""
         if self.out is not None:
@@ -197,6 +203,7 @@ class Recipe(
             kind = f"-{self.members}" + ("-nosplit" if self.method == "eat" and not self.split else "")
         kind += "-daml" if self.hard_negatives and self.method != "daml" else ""
         kind += "-ecaml" if self.energy_confusion and self.method != "ecaml" else ""
+        kind += f"-dropout{self.dropout:g}" if self.dropout else ""
         kind += "" if self.method in BASELINES else f"-{self.loss}"
         return f"runs/{self.dataset}-{self.method}{kind}-seed{self.seed}"
 
