@@ -133,6 +133,16 @@ def test_the_figures_of_the_eat_paper_are_drawn_in_one(tmp_path: Path) -> None:
     assert "π ratio" not in text
 
 
+def test_training_images_have_no_place_on_a_curve_over_epsilon(tmp_path: Path) -> None:
+    result = made_up("at")
+    (without,) = group_results([result])
+    (group,) = group_results([{**result, "seen": {"threat": None, "metrics": {"recall@1": 0.99, "f1": 0.9}}}])
+    assert "clean, training images" in group.rows
+    for metric in ("recall@1", "f1"):
+        assert against_epsilon(group, "away", metric, 10) == against_epsilon(without, "away", metric, 10)
+    draw_comparison([group], tmp_path / "figure.png")
+
+
 def test_a_figure_without_attacks_or_of_unknown_format_is_refused(tmp_path: Path) -> None:
     result = _of_mdprop()
     with pytest.raises(ReportError, match="cannot write"):

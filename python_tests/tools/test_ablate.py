@@ -20,7 +20,7 @@ from robustdml_ext.tools.ablate import ablate_command
 from robustdml_ext.training.checkpoint import load_checkpoint
 
 QUICK = ("--loss", "triplet", "--iterations", "5", "--eval-attacks", "stax", "--eval-steps", "1")
-QUICK += ("--attack-epsilons", "0.1", "--threads", "1", "--no-tensorboard")
+QUICK += ("--attack-epsilons", "0.1", "--threads", "1", "--no-tensorboard", "--log-every", "1")
 
 
 def _ablate(out: Path, *words: str, values: tuple[str, ...] = ("0", "0.2")) -> int:
@@ -58,6 +58,11 @@ def test_every_value_is_run_with_every_seed_as_an_ordinary_run(
     assert rows["0.2"][1] == f"{sum(recalls) / 2:.2f} ± {abs(recalls[0] - recalls[1]) / 2**0.5:.2f}"
     assert "R@1 %, STAX PGD-1, ε = 0.1" in rows["triplet-margin"]
     assert "Clean test images. Mean ± standard deviation over seeds" in captured.out
+    # What a shell makes of FOLDER/* has the table among the runs.
+    among = [str(path) for path in sorted(out.iterdir())]
+    assert len(among) == 5 and run.main(["compare", *among]) == 0
+    assert run.main(["curves", *among, "--metric", "loss"]) == 0
+    assert "ST, triplet_margin 0.2" in capsys.readouterr().out
 
 
 def test_the_same_command_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,4 +207,4 @@ def test_what_is_finished_is_what_would_come_of_it_again(tmp_path: Path) -> None
     assert load_checkpoint(folder / "last.pt")["step"] == 5
     words = ["standard", "--vary", "triplet-margin", "--values", "0", "--out", str(tmp_path), *QUICK]
     assert ablate_command([*words, "--log-every", "3"], "run ablate", console(), lambda request: 1 / 0) == 0  # type: ignore[arg-type, return-value]
-    assert _first(*words[:-1], "--recall-at", "1", "2").recipe.recall_at == (1, 2)
+    assert _first(*words, "--recall-at", "1", "2").recipe.recall_at == (1, 2)

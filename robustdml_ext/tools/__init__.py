@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -15,6 +16,8 @@ from rich.console import Console
 
 from robustdml_ext.recipes import METHODS, packaged_recipes, read_recipe_file, resolve
 from robustdml_ext.recipes.commandline import Request
+
+ABLATION_TABLE = "ablation.md"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,12 +163,18 @@ def _show(asked: Show) -> int:
     return 0
 
 
+def _runs(paths: Sequence[str]) -> list[str]:
+    """The runs among what a shell makes of FOLDER/*, where FOLDER is an ablation's and has its table too."""
+    return [path for path in paths if Path(path).name != ABLATION_TABLE]
+
+
 def _compare(asked: Compare) -> int:
     from robustdml_ext import reporting
 
-    if not asked.runs:
+    runs = _runs(asked.runs)
+    if not runs:
         raise reporting.ReportError("name at least one run to compare")
-    groups = reporting.group_results(reporting.read_result(path) for path in asked.runs)
+    groups = reporting.group_results(reporting.read_result(path) for path in runs)
     if asked.markdown:
         print(reporting.comparison_markdown(groups), end="")
     else:
@@ -179,9 +188,10 @@ def _compare(asked: Compare) -> int:
 def _curves(asked: Curves) -> int:
     from robustdml_ext import reporting
 
-    if not asked.runs or not asked.metric:
+    runs = _runs(asked.runs)
+    if not runs or not asked.metric:
         raise reporting.ReportError("name at least one run and one metric to draw")
-    groups = reporting.group_curves(reporting.read_curves(path) for path in asked.runs)
+    groups = reporting.group_curves(reporting.read_curves(path) for path in runs)
     console().print(reporting.curves_table(groups, asked.metric))
     if asked.figure is not None:
         reporting.draw_curves(groups, asked.metric, asked.figure)

@@ -17,11 +17,11 @@ from rich.console import Console
 
 from robustdml_ext.recipes import METHODS, Recipe, RecipeError, make_recipe
 from robustdml_ext.recipes.commandline import Request, parse_run
+from robustdml_ext.tools import ABLATION_TABLE
 
 Train = Callable[[Request], int]
 
 _OWN = ("--vary", "--values", "--seeds", "--out", "--figure")
-_TABLE = "ablation.md"
 # Of the ablation itself, or of each run by its value and seed.
 _RESERVED = {"seed": "--seeds says which", "out": "every run has a folder of its own under --out"}
 # Options that leave a finished run's result as it is.
@@ -58,8 +58,8 @@ class Ablate:
     out: Annotated[
         str | None,
         tyro.conf.arg(
-            help=f"Folder of the runs and of {_TABLE}. None: runs/ablate-DATASET-METHOD-LOSS-OPTION, in the working "
-            "directory."
+            help=f"Folder of the runs and of {ABLATION_TABLE}. None: runs/ablate-DATASET-METHOD-LOSS-OPTION, in the "
+            "working directory."
         ),
     ] = None
     figure: Annotated[
@@ -238,8 +238,8 @@ def _report(asked: Ablate, option: str, plan: Sequence[_Planned], root: Path, co
     console.print(reporting.ablation_table(option, found, asked.values))
     table = reporting.ablation_markdown(option, found, asked.values)
     note = "Mean ± sample standard deviation over seeds; the best mean of each column is bold."
-    (root / _TABLE).write_text(f"{title}: {option}\n\n{table}\n{note}\n", encoding="utf-8")
-    console.print(f"table: {root / _TABLE}", highlight=False, soft_wrap=True)
+    (root / ABLATION_TABLE).write_text(f"{title}: {option}\n\n{table}\n{note}\n", encoding="utf-8")
+    console.print(f"table: {root / ABLATION_TABLE}", highlight=False, soft_wrap=True)
     if asked.figure is not None:
         reporting.draw_ablation(option, found, asked.values, asked.figure)
         print(f"figure: {asked.figure}", file=sys.stderr)
