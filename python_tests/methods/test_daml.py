@@ -193,7 +193,9 @@ def test_each_term_of_the_generator_does_its_own(term: str) -> None:
     parts = []
     for _ in range(2):
         optimizer.zero_grad()
-        output = loss.generator_loss(data, data.features, FORMS["triplet"].draw(LABELS, None, torch.Generator()))
+        assert data.features is not None
+        tuples = FORMS["triplet"].draw(LABELS, None, torch.Generator())
+        output = loss.generator_loss(data, loss.generator.for_both_players(data.features, tuples)[0], tuples)
         output.backward(retain_graph=True)
         optimizer.step()
         parts.append(dict(loss.parts))

@@ -46,6 +46,31 @@ def test_is_the_concatenated_form_and_its_gradient(
         torch.testing.assert_close(one, other)
 
 
+@given(st.integers(1, 9), st.integers(0, 7), st.integers(0, 5), st.integers(1, 17), devices(), seeds())
+def test_both_players_have_one_pass_and_a_gradient_each(
+    rows: int, tuples: int, count: int, width: int, device: str, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    generator = HardNegativeGenerator(width, 6).double().to(device)
+    features = values((rows, width), torch.float64, device, seed).requires_grad_()
+    chosen = drawn(rows, tuples, count, device, seed)
+    first, second = generator.for_both_players(features, chosen)
+    exact = concatenated(generator, features, chosen)
+    torch.testing.assert_close(first, exact)
+    torch.testing.assert_close(second, exact)
+    weights, others = torch.randn_like(exact), torch.randn_like(exact)
+    parameters = list(generator.parameters())
+    loss = (first * weights).sum() + (second * others).sum()
+    actual = torch.autograd.grad(loss, [features, *parameters], materialize_grads=True)
+    of_features = torch.autograd.grad((exact * others).sum(), features, retain_graph=True, materialize_grads=True)
+    of_parameters = torch.autograd.grad((exact * weights).sum(), parameters, materialize_grads=True)
+    for one, other in zip(actual, [*of_features, *of_parameters], strict=True):
+        torch.testing.assert_close(one, other)
+    alone, _ = generator.for_both_players(features.detach(), chosen)
+    for one, other in zip(torch.autograd.grad((alone * weights).sum(), parameters), of_parameters, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_is_as_exact_as_the_concatenated_form(device: str) -> None:
     torch.manual_seed(0)

@@ -102,40 +102,41 @@ class HardNegatives(FeatureLoss):
             return metric
         if embedded.features is None:
             raise ValueError("embedded: expected features, which the generator takes; got None")
-        tuples = FORMS[self.form].draw(labels, self.negatives, generator)
+        features, tuples = embedded.features, FORMS[self.form].draw(labels, self.negatives, generator)
+        if self.literal:
+            for_generator = for_metric = self.generator(features, tuples)
+        else:
+            for_generator, for_metric = self.generator.for_both_players(features, tuples)
+        generated = self.generator_loss(embedded, for_generator, tuples)
         if epoch < self.pretrain_epochs + self.generator_epochs:
-            return self.generator_loss(embedded, embedded.features, tuples)
-        generated = self.generator_loss(embedded, embedded.features, tuples)
-        metric = self.metric_loss(embedded, embedded.features, tuples, labels)
+            return generated
+        metric = self.metric_loss(embedded, for_metric, tuples, labels)
         self.parts |= {"loss/metric": metric.detach()}
         return generated + self.weight * metric
 
-    def generator_loss(self, embedded: Embedded, features: Tensor, tuples: Tuples) -> Tensor:
-        """J_gen, equation 6, for the generator's parameters."""
-        embeddings = embedded.embeddings
+    def generator_loss(self, embedded: Embedded, synthetic: Tensor, tuples: Tuples) -> Tensor:
+        """J_gen, equation 6, of synthetic negatives `[T, M, F]`: for the generator's parameters."""
+        features, embeddings = embedded.features, embedded.embeddings
+        assert features is not None
         if not self.literal:
             features, embeddings = features.detach(), embeddings.detach()
-        synthetic = self.generator(features, tuples)
-        misclassified = embedded.head.embeddings(synthetic, fixed=not self.literal)
         observed = features.to(synthetic.dtype)
+        misclassified = embedded.head.embeddings(synthetic, fixed=not self.literal)
         anchor, positive = embeddings[tuples.anchor], embeddings[tuples.positive]
-        hard = _squared(synthetic, observed[tuples.anchor][:, None])
-        regularize = _squared(synthetic, observed[tuples.negatives])
         closer = _squared(misclassified, anchor[:, None]) - _squared(positive, anchor)[:, None] - self.margin
-        terms = {"hard": hard, "regularize": regularize, "adversary": closer.relu()}
+        terms = {
+            "hard": _squared(synthetic, observed[tuples.anchor][:, None]),
+            "regularize": _squared(synthetic, observed[tuples.negatives]),
+            "adversary": closer.relu(),
+        }
         means = {name: _mean(term, tuples.valid) for name, term in terms.items()}
         loss = means["hard"] + self.regularization * means["regularize"] + self.adversary * means["adversary"]
         self.parts = {f"generator/{name}": mean.detach() for name, mean in means.items()}
         self.parts["loss/generator"] = loss.detach()
         return loss
 
-    def metric_loss(self, embedded: Embedded, features: Tensor, tuples: Tuples, labels: Tensor) -> Tensor:
-        """J_m on the synthetic negatives, for the network's parameters."""
-        if self.literal:
-            synthetic = self.generator(features, tuples)
-        else:
-            fixed = {name: parameter.detach() for name, parameter in self.generator.named_parameters()}
-            synthetic = torch.func.functional_call(self.generator, fixed, (features, tuples))
+    def metric_loss(self, embedded: Embedded, synthetic: Tensor, tuples: Tuples, labels: Tensor) -> Tensor:
+        """J_m on synthetic negatives `[T, M, F]`: for the network's parameters."""
         negatives = embedded.head.embeddings(synthetic)
         valid = self.mined(embedded.embeddings, negatives.detach(), tuples)
         return FORMS[self.form].loss(Synthetic(embedded.embeddings, labels, tuples, negatives, valid), self.margin)

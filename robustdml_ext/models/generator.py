@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Tuples(NamedTuple):
@@ -52,15 +53,94 @@ class HardNegativeGenerator(nn.Module):
         Raises:
             ValueError: features of another length.
         """
-        width = self.third.out_features
-        if features.dim() != 2 or features.shape[1] != width:
-            raise ValueError(f"features: expected [B, {width}], got {list(features.shape)}")
         with torch.autocast(features.device.type, enabled=False):
-            features = features.to(self.first.weight.dtype)
-            of_negative, of_anchor, of_positive = (
-                F.linear(features, part) for part in self.first.weight.split(width, dim=1)
-            )
-            of_pair = of_anchor[tuples.anchor] + of_positive[tuples.positive] + self.first.bias
+            of_negative, of_anchor, of_positive = self._first_of_rows(self._checked(features))
+            of_pair = of_anchor[tuples.anchor] + of_positive[tuples.positive]
             hidden = F.relu(of_negative[tuples.negatives] + of_pair[:, None])
             synthetic: Tensor = self.third(F.relu(self.second(hidden)))
         return synthetic
+
+    def for_both_players(self, features: Tensor, tuples: Tuples) -> tuple[Tensor, Tensor]:
+        """The same x̃⁻ `[T, M, F]` twice, by one pass: for the generator's loss and for the metric's.
+
+        The gradient of the first reaches the generator's parameters alone, that of the second the features alone, as
+        the chain rule leads through a generator that is held fixed. Differentiable once.
+
+        Args, Raises: as `forward`.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            rows = self._checked(features)
+            # The first layer's own gradients: of its parameters for the one, of the features for the other.
+            for_generator = self._first_of_rows(rows.detach())
+            parts = self.first.weight.detach().split(self.third.out_features, dim=1)
+            for_metric = [F.linear(rows, part) for part in parts] if rows.requires_grad else [None] * 3
+            layers = (self.second.weight, self.second.bias, self.third.weight, self.third.bias)
+            both: tuple[Tensor, Tensor] = _BothPlayers.apply(tuples, *for_generator, *for_metric, *layers)
+        return both
+
+    def _checked(self, features: Tensor) -> Tensor:
+        width = self.third.out_features
+        if features.dim() != 2 or features.shape[1] != width:
+            raise ValueError(f"features: expected [B, {width}], got {list(features.shape)}")
+        return features.to(self.first.weight.dtype)
+
+    def _first_of_rows(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The first layer's shares `[B, H]` of each row as x⁻, x and x⁺; the bias is with the last."""
+        as_negative, as_anchor, as_positive = self.first.weight.split(self.third.out_features, dim=1)
+        return (
+            F.linear(features, as_negative),
+            F.linear(features, as_anchor),
+            F.linear(features, as_positive, self.first.bias),
+        )
+
+
+class _BothPlayers(torch.autograd.Function):
+    """The two layers after the first, forward once and backward once for each player."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tuples: Tuples, of_negative: Tensor, of_anchor: Tensor, of_positive: Tensor, *rest: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        second, second_bias, third, third_bias = rest[3:]
+        assert second is not None and third is not None
+        of_pair = of_anchor[tuples.anchor] + of_positive[tuples.positive]
+        below = (of_negative[tuples.negatives] + of_pair[:, None]).relu_()
+        above = F.linear(below, second, second_bias).relu_()
+        synthetic = F.linear(above, third, third_bias)
+        ctx.tuples, ctx.rows = tuples, len(of_negative)
+        ctx.save_for_backward(below, above, second, third)
+        ctx.set_materialize_grads(False)
+        return synthetic, synthetic.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, for_generator: Tensor | None, for_metric: Tensor | None) -> Any:
+        below, above, second, third = ctx.saved_tensors
+        found: list[Tensor | None] = [None] * 11
+        if for_generator is not None:
+            at_above = torch.where(above > 0, for_generator @ third, 0)
+            at_below = torch.where(below > 0, at_above @ second, 0)
+            found[1:4] = _to_rows(at_below, ctx.tuples, ctx.rows)
+            found[7:] = [*_of_layer(at_above, below), *_of_layer(for_generator, above)]
+        if for_metric is not None and any(ctx.needs_input_grad[4:7]):
+            at_below = torch.where(below > 0, torch.where(above > 0, for_metric @ third, 0) @ second, 0)
+            found[4:7] = _to_rows(at_below, ctx.tuples, ctx.rows)
+        return tuple(found)
+
+
+def _to_rows(gradient: Tensor, tuples: Tuples, rows: int) -> list[Tensor]:
+    """From `[T, M, H]` to the rows `[B, H]` that were x⁻, x and x⁺."""
+    width = gradient.shape[2]
+    of_pair = gradient.sum(1)
+    nothing = gradient.new_zeros(rows, width)
+    return [
+        nothing.index_add(0, tuples.negatives.reshape(-1), gradient.reshape(-1, width)),
+        nothing.index_add(0, tuples.anchor, of_pair),
+        nothing.index_add(0, tuples.positive, of_pair),
+    ]
+
+
+def _of_layer(gradient: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of a linear layer's weight and bias."""
+    flat = gradient.reshape(-1, gradient.shape[-1])
+    return flat.T @ inputs.reshape(-1, inputs.shape[-1]), flat.sum(0)
