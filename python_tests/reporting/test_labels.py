@@ -34,6 +34,13 @@ def test_label_vectors_are_named_where_they_are_not_the_default(method: str) -> 
 @pytest.mark.parametrize(
     ("method", "fields", "label"),
     [
+        ("triplet", {}, "Triplet"),
+        ("binomial", {"dropout": 0.25}, "Binomial + dropout 0.25"),
+        ("ecaml", {"loss": "npair"}, "ECAML (N-Pair)"),
+        ("ecaml", {"loss": "multisimilarity"}, "ECAML (multisimilarity)"),
+        ("daml", {"loss": "lifted"}, "DAML (Lifted)"),
+        ("daml", {"loss": "lifted", "energy_confusion": 0.1}, "DAML (Lifted) + EC"),
+        ("mdprop", {"loss": "triplet", "hard_negatives": True, "energy_confusion": 0.1}, "MP″ (1, 5) + DAML + EC"),
         ("pal", {}, "PAL"),
         ("at", {}, "PAL + AT"),
         ("mixup", {}, "PAL + Mix-Up"),

@@ -8,14 +8,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from robustdml_ext.recipes.defense_options import DefenseOptions
+from robustdml_ext.recipes.judging_options import EvaluationOptions, MachineOptions
 from robustdml_ext.recipes.option_group import read_fraction
 from robustdml_ext.recipes.options import (
     GROUPS,
     AttackOptions,
     DataOptions,
-    EvaluationOptions,
     LossOptions,
-    MachineOptions,
     ModelOptions,
     TrainingOptions,
 )

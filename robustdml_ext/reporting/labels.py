@@ -16,8 +16,13 @@ _LABEL_WORDS = {"classes": "class labels", "embeddings": "clean embeddings"}
 
 
 def is_defense(recipe: Mapping[str, Any]) -> bool:
-    """Whether the recipe is of a method that the EAT paper compares, in its terms: every Recall@k, NMI and F1."""
+    """Whether the recipe is of a method that the EAT paper compares."""
     return recipe["method"] in DEFENSES
+
+
+def shows_every_recall(recipe: Mapping[str, Any]) -> bool:
+    """Whether the recipe's paper prints every Recall@k, NMI and F1, as those of EAT, ECAML and DAML do."""
+    return is_defense(recipe) or recipe["method"] in ("ecaml", "daml", *_LOSS_LABELS)
 
 
 def has_members(recipe: Mapping[str, Any]) -> bool:
@@ -25,10 +30,32 @@ def has_members(recipe: Mapping[str, Any]) -> bool:
     return recipe["method"] in ("ensemble", "eat")
 
 
+_LOSS_LABELS = {
+    "contrastive": "Contrastive", "triplet": "Triplet", "lifted": "Lifted", "npair": "N-Pair", "binomial": "Binomial",
+    "angular": "Angular",
+}  # fmt: skip
+
+
 def method_label(recipe: Mapping[str, Any]) -> str:
-    """Return a method's short name as the papers print it: ST, AP′, MP″ (1, 5); PAL + AT, naive ensemble."""
+    """Return a method's short name as the papers print it: ST, AP′, MP″ (1, 5); PAL + AT; ECAML (N-Pair)."""
+    parts = [_own_label(recipe)]
+    if recipe.get("hard_negatives") and recipe["method"] != "daml":
+        parts.append("DAML")
+    if recipe.get("energy_confusion") and recipe["method"] != "ecaml":
+        parts.append("EC")
+    if recipe.get("dropout"):
+        parts.append(f"dropout {recipe['dropout']:g}")
+    return " + ".join(parts)
+
+
+def _own_label(recipe: Mapping[str, Any]) -> str:
+    method, loss = recipe["method"], str(recipe.get("loss", ""))
     if is_defense(recipe):
         return _defense_label(recipe)
+    if method in _LOSS_LABELS:
+        return _LOSS_LABELS[method]
+    if method in ("ecaml", "daml"):
+        return f"{method.upper()} ({_LOSS_LABELS.get(loss, loss)})"
     targets = ", ".join(str(count) for count in recipe["targets"])
     primes = {1: "′", 2: "″", 3: "‴"}.get(len(recipe["targets"]), f"^{len(recipe['targets'])}")
     names = {

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from robustdml_ext.reporting.curves import row_of_members
-from robustdml_ext.reporting.labels import CLEAN, SEEN, entry_label, inputs_label, is_defense
+from robustdml_ext.reporting.labels import CLEAN, SEEN, entry_label, inputs_label, shows_every_recall
 from robustdml_ext.reporting.results import Group, entries_of, mean_and_deviation
 
 # Metric, heading, and whether it is shown in percent; beside Recall@k.
@@ -75,7 +75,9 @@ def result_table(result: Mapping[str, Any]) -> Table:
     """
     published = result.get("published") or {}
     printed = {name for kind in ("clean", "adversarial") for name in published.get(kind, ())}
-    every = is_defense(result["recipe"]) or any(name.startswith("recall@") for name in printed - _PRINTED_BY_MDPROP)
+    every = shows_every_recall(result["recipe"]) or any(
+        name.startswith("recall@") for name in printed - _PRINTED_BY_MDPROP
+    )
     columns = _columns([entry["metrics"] for entry in result["results"]], every)
     unseen = result.get("data", {}).get("zero_shot", True)
     title = "Test classes, unseen in training" if unseen else "Test images, of the classes trained on"
@@ -127,9 +129,9 @@ def _printed(figures: Mapping[str, float], columns: Sequence[tuple[str, str, boo
 
 
 def comparison_columns(groups: Sequence[Group]) -> list[tuple[str, str, bool]]:
-    """The figures that a comparison shows: every Recall@k where a group is of the EAT paper."""
+    """The figures that a comparison shows: every Recall@k where a group's paper prints them."""
     rows = [row for group in groups for row in group.rows.values()]
-    return _columns(rows, any(is_defense(group.recipe) for group in groups))
+    return _columns(rows, any(shows_every_recall(group.recipe) for group in groups))
 
 
 def comparison_rows(
@@ -160,9 +162,9 @@ def comparison_rows(
 
 
 def _columns_for_screen(groups: Sequence[Group]) -> list[tuple[str, str, bool]]:
-    """As many figures as 120 characters hold; of more, as table 3 of the EAT paper: the first and the last recall."""
+    """As many figures as 120 characters hold; of more, the first and the last recall, as table 3 of the EAT paper."""
     columns = comparison_columns(groups)
-    if not any(is_defense(group.recipe) for group in groups) or all(len(group.seeds) == 1 for group in groups):
+    if not any(shows_every_recall(group.recipe) for group in groups) or all(len(group.seeds) == 1 for group in groups):
         return columns
     recalls = [column for column in columns if column[0].startswith("recall@")]
     kept = {recalls[0][0], recalls[-1][0], "nmi", "f1"} if recalls else {"nmi", "f1"}
