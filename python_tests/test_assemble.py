@@ -88,10 +88,10 @@ def test_hard_negatives_are_the_recipes() -> None:
     made = built("daml").loss
     assert isinstance(made, HardNegatives) and isinstance(made.metric, NPairLoss) and made.form == "npair"
     assert (made.regularization, made.adversary, made.weight, made.margin) == (1.0, 50.0, 1.0, 1.0)
-    assert made.mining == "all" and not made.literal and made.generator.first.in_features == 3 * 64
+    assert made.mining == "all" and made.gradients == "players" and made.generator.first.in_features == 3 * 64
     numbers = {
         "margin": 0.25, "regularization": 2.0, "adversary": 3.0, "weight": 4.0, "mining": "hardest", "hidden": 9,
-        "literal": True, "pretrain": 11, "alone": 12, "count": 13,
+        "gradients": "literal", "pretrain": 11, "alone": 12, "count": 13,
     }  # fmt: skip
     options = {f"hard_negatives_{name}": value for name, value in numbers.items()}
     for method, loss in (("mdprop", "triplet"), ("adversarial", "lifted"), ("daml", "contrastive")):
@@ -99,7 +99,7 @@ def test_hard_negatives_are_the_recipes() -> None:
         assert isinstance(made, EnergyConfused)
         made = made.metric
         assert (made.form, made.margin, made.regularization, made.adversary) == (loss, 0.25, 2.0, 3.0)
-        assert (made.weight, made.mining, made.literal, made.negatives) == (4.0, "hardest", True, 13)
+        assert (made.weight, made.mining, made.gradients, made.negatives) == (4.0, "hardest", "literal", 13)
         assert (made.pretrain_epochs, made.generator_epochs, made.generator.first.out_features) == (11, 12, 9)
 
 

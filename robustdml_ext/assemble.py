@@ -111,7 +111,7 @@ def build_loss(recipe: Recipe, classes: int, feature_dim: int) -> nn.Module:
             pretrain_epochs=recipe.hard_negatives_pretrain,
             generator_epochs=recipe.hard_negatives_alone,
             hidden=recipe.hard_negatives_hidden,
-            literal=recipe.hard_negatives_literal,
+            gradients=recipe.hard_negatives_gradients,
         )
     if recipe.energy_confusion:
         loss = EnergyConfused(

@@ -53,7 +53,10 @@ def looking_behind(form: str) -> Method:
     embedder = build_embedder(
         "small", channels=1, embedding_dim=8, widths=(4, 6), distributions=2 if joined else 1, unit_length=not joined
     ).double()
-    synthetic = HardNegatives(ContrastiveLoss(), embedder.feature_dim, form, negatives=3, margin=2.0)
+    gradients = {"lifted": "literal", "npair": "through"}.get(form, "players")
+    synthetic = HardNegatives(
+        ContrastiveLoss(), embedder.feature_dim, form, negatives=3, margin=2.0, gradients=gradients
+    )
     loss = EnergyConfused(synthetic, 0.5, pairs=4).double()
     return AdvPropD(embedder, loss, PGD(0.1, 1), joint_loss=form == "npair") if joined else Standard(embedder, loss)
 

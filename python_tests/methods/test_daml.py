@@ -72,14 +72,17 @@ def entries(tuples: Tuples) -> list[tuple[int, int, int, int, int]]:
     ]
 
 
-def written_out(loss: HardNegatives, model: Embedder, batch: Embedded, tuples: Tuples) -> tuple[Tensor, Tensor]:
-    """J_gen and J_m, term by term; both depend on everything."""
+def written_out(
+    loss: HardNegatives, model: Embedder, batch: Embedded, tuples: Tuples, *, as_data: bool = False
+) -> tuple[Tensor, Tensor]:
+    """J_gen and J_m, term by term; both depend on everything, but for synthetic negatives taken as data."""
     features, f = batch.features, batch.embeddings
     assert features is not None
     generated: dict[tuple[int, int], Tensor] = {}
     terms = []
     for t, m, negative, anchor, positive in entries(tuples):
         synthetic = one_negative(loss, features, negative, anchor, positive)
+        synthetic = synthetic.detach() if as_data else synthetic
         generated[t, m] = model.finish(model.head(synthetic)[None])[0]
         hinge = squared(generated[t, m], f[anchor]) - squared(f[positive], f[anchor]) - loss.margin
         hard, regularize = squared(synthetic, features[anchor]), squared(synthetic, features[negative])
@@ -128,14 +131,18 @@ def gradients(of: Tensor, at: dict[str, Tensor]) -> dict[str, Tensor]:
 @pytest.mark.parametrize("count", [None, 2])
 @pytest.mark.parametrize("form", FORMS)
 def test_each_players_gradient_is_of_its_own_terms(form: str, count: int | None) -> None:
-    """θ_g descends J_gen, the network λ·J_m; equation 7 to the letter gives both the sum's."""
+    """θ_g descends J_gen, the network λ·J_m, of synthetic negatives that are data or through the generator.
+
+    Equation 7 to the letter gives both the sum's gradient.
+    """
     model, options = model_of(form), {"negatives": count, "regularization": 0.6, "adversary": 3.0, "weight": 0.3}
-    for literal in (False, True):
-        loss = made(form, literal=literal, **options)
+    for kind in ("players", "through", "literal"):
+        loss = made(form, gradients=kind, **options)
         data, features = embedded(model)
         actual = loss(data, LABELS, torch.Generator().manual_seed(4), 0)
         tuples = FORMS[form].draw(LABELS, count, torch.Generator().manual_seed(4))
         generated, metric = written_out(loss, model, data, tuples)
+        _, as_data = written_out(loss, model, data, tuples, as_data=True)
         torch.testing.assert_close(actual, generated + loss.weight * metric)
         torch.testing.assert_close(loss.parts["loss/generator"], generated.detach())
         torch.testing.assert_close(loss.parts["loss/metric"], metric.detach())
@@ -143,14 +150,18 @@ def test_each_players_gradient_is_of_its_own_terms(form: str, count: int | None)
         at = players(loss, model, features)
         found = gradients(actual, at)
         of_generator, of_metric = gradients(generated, at), gradients(loss.weight * metric, at)
+        of_data = gradients(loss.weight * as_data, at)
         for name, gradient in found.items():
-            wanted = of_generator[name] if name.startswith("generator.") else of_metric[name]
-            if literal:
+            wanted = of_generator[name]
+            if not name.startswith("generator."):
+                wanted = of_data[name] if kind == "players" else of_metric[name]
+            if kind == "literal":
                 wanted = of_generator[name] + of_metric[name]
-            torch.testing.assert_close(gradient, wanted, rtol=1e-7, atol=1e-9, msg=f"{form} {literal} {name}")
+            torch.testing.assert_close(gradient, wanted, rtol=1e-7, atol=1e-9, msg=f"{form} {kind} {name}")
             # Each path that is closed would have carried something.
             assert of_generator[name].any() or name == "bias"
             assert of_metric[name].any() or name == "bias"
+            assert name != "features" or not torch.allclose(of_metric[name], of_data[name])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -195,7 +206,7 @@ def test_each_term_of_the_generator_does_its_own(term: str) -> None:
         optimizer.zero_grad()
         assert data.features is not None
         tuples = FORMS["triplet"].draw(LABELS, None, torch.Generator())
-        output = loss.generator_loss(data, loss.generator.for_both_players(data.features, tuples)[0], tuples)
+        output = loss.generator_loss(data, loss.generator(data.features.detach(), tuples), tuples)
         output.backward(retain_graph=True)
         optimizer.step()
         parts.append(dict(loss.parts))
@@ -278,6 +289,7 @@ def test_errors_name_the_argument() -> None:
     for options, message in [
         ({"form": "quadruplet"}, "form: expected one of contrastive, triplet, lifted, npair; got 'quadruplet'"),
         ({"mining": "easy"}, "mining"),
+        ({"gradients": "none"}, "gradients"),
         ({"adversary": -1.0}, "adversary: expected a number >= 0, got -1.0"),
         ({"regularization": float("nan")}, "regularization"),
         ({"negatives": 0}, "negatives"),

@@ -16,6 +16,7 @@ from robustdml_ext.methods.synthetic_losses import FORMS, Synthetic
 from robustdml_ext.models.generator import HardNegativeGenerator, Tuples
 
 MINING = ("all", "semihard", "hardest")
+GRADIENTS = ("players", "through", "literal")
 
 
 class HardNegatives(FeatureLoss):
@@ -30,11 +31,11 @@ class HardNegatives(FeatureLoss):
     D the Euclidean distance of embeddings. The metric minimizes J_m, the loss over x, x⁺ and the synthetic negatives in
     place of the observed ones; see `synthetic_losses`.
 
-    The two play against each other, so each term's gradient reaches its own player alone: J_gen's the generator's
-    parameters θ_g, with the network as it is; λ J_m's the network's θ_f, by the embeddings of x and x⁺, and by those of
-    x̃⁻ through the head and on through the generator, as it is, to the features. With `literal=True` equation 7 is
-    taken to the letter, the sum minimized over both: then J_adv also asks the network to draw negatives near, and J_m
-    the generator to make them easy.
+    The two play against each other, so each term's gradient reaches its own player alone (`gradients="players"`):
+    J_gen's the generator's parameters θ_g, with the network as it is; λ J_m's the network's θ_f, by the embeddings of x
+    and x⁺ and by the head of those of x̃⁻, which the metric takes as data. With "through" it goes on from x̃⁻ through
+    the generator, as that is, to the features. With "literal" equation 7 is taken to the letter, the sum minimized over
+    both: then J_adv also asks the network to draw negatives near, and J_m the generator to make them easy.
 
     Args:
         metric: the loss of observed embeddings: the pre-training's, and what an attack climbs.
@@ -51,7 +52,7 @@ class HardNegatives(FeatureLoss):
         generator_epochs: then of the generator alone ("initialize the generator adversarial to the pre-trained
             metric"), before both are optimized.
         hidden: width of the generator's hidden layers; None: F.
-        literal: see above.
+        gradients: "players", "through" or "literal"; see above.
 
     Raises:
         ValueError: a number out of its range, or an unknown name.
@@ -72,13 +73,15 @@ class HardNegatives(FeatureLoss):
         pretrain_epochs: int = 0,
         generator_epochs: int = 0,
         hidden: int | None = None,
-        literal: bool = False,
+        gradients: str = "players",
     ) -> None:
         super().__init__(metric)
         if form not in FORMS:
             raise ValueError(f"form: expected one of {', '.join(FORMS)}; got {form!r}")
         if mining not in MINING:
             raise ValueError(f"mining: expected one of {', '.join(MINING)}; got {mining!r}")
+        if gradients not in GRADIENTS:
+            raise ValueError(f"gradients: expected one of {', '.join(GRADIENTS)}; got {gradients!r}")
         for name, number in (("regularization", regularization), ("adversary", adversary), ("weight", weight),
                              ("margin", margin)):  # fmt: skip
             if not number >= 0:
@@ -92,7 +95,7 @@ class HardNegatives(FeatureLoss):
         self.generator = HardNegativeGenerator(feature_dim, hidden)
         self.form, self.margin, self.negatives, self.mining = form, margin, negatives, mining
         self.regularization, self.adversary, self.weight = regularization, adversary, weight
-        self.pretrain_epochs, self.generator_epochs, self.literal = pretrain_epochs, generator_epochs, literal
+        self.pretrain_epochs, self.generator_epochs, self.gradients = pretrain_epochs, generator_epochs, gradients
 
     def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int) -> Tensor:
         """Lines 1 to 6 of Algorithm 1, whichever the epoch calls for; see `FeatureLoss`."""
@@ -103,10 +106,13 @@ class HardNegatives(FeatureLoss):
         if embedded.features is None:
             raise ValueError("embedded: expected features, which the generator takes; got None")
         features, tuples = embedded.features, FORMS[self.form].draw(labels, self.negatives, generator)
-        if self.literal:
-            for_generator = for_metric = self.generator(features, tuples)
-        else:
+        if self.gradients == "players":
+            for_generator = self.generator(features.detach(), tuples)
+            for_metric = for_generator.detach()
+        elif self.gradients == "through":
             for_generator, for_metric = self.generator.for_both_players(features, tuples)
+        else:
+            for_generator = for_metric = self.generator(features, tuples)
         generated = self.generator_loss(embedded, for_generator, tuples)
         if epoch < self.pretrain_epochs + self.generator_epochs:
             return generated
@@ -118,10 +124,11 @@ class HardNegatives(FeatureLoss):
         """J_gen, equation 6, of synthetic negatives `[T, M, F]`: for the generator's parameters."""
         features, embeddings = embedded.features, embedded.embeddings
         assert features is not None
-        if not self.literal:
+        own = self.gradients != "literal"
+        if own:
             features, embeddings = features.detach(), embeddings.detach()
         observed = features.to(synthetic.dtype)
-        misclassified = embedded.head.embeddings(synthetic, fixed=not self.literal)
+        misclassified = embedded.head.embeddings(synthetic, fixed=own)
         anchor, positive = embeddings[tuples.anchor], embeddings[tuples.positive]
         closer = _squared(misclassified, anchor[:, None]) - _squared(positive, anchor)[:, None] - self.margin
         terms = {

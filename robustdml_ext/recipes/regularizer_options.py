@@ -55,10 +55,11 @@ class RegularizerOptions(OptionGroup):
     hard_negatives_hidden: int | None = option(
         None, "Hard negatives: width of the generator's two hidden layers. None: that of the features.", ge=1
     )
-    hard_negatives_literal: bool = option(
-        False,
-        "Hard negatives: let the generator's terms reach the network and the metric's the generator, as equation 7 to "
-        "the letter has it, instead of each its own player.",
+    hard_negatives_gradients: Literal["players", "through", "literal"] = option(
+        "players",
+        "Hard negatives: what each term trains. players: the generator's its own parameters, the metric's the network, "
+        "which takes synthetic negatives as data; through: the latter also through the generator; literal: all terms "
+        "both, as equation 7 to the letter has it.",
     )
 
 
