@@ -61,12 +61,11 @@ def test_daml(variant: str, form: str, network: str, measure: Callable[..., None
     embedder, batch = set_up(network, device)
     embedder.unit_length = False
     loss: nn.Module = WIDTHS[form]()
-    count = 1 if form == "triplet" else None
     if variant == "DAML":
-        loss = HardNegatives(loss, embedder.feature_dim, form, negatives=count).to(device)
+        loss = HardNegatives(loss, embedder.feature_dim, form).to(device)
     step = step_of(Standard(embedder, loss), batch)
     if variant == "plain loss and generator passes":
-        passes, plain = generator_passes(embedder.feature_dim, form, count, batch), step
+        passes, plain = generator_passes(embedder.feature_dim, form, batch), step
 
         def step() -> None:
             plain()
@@ -75,10 +74,10 @@ def test_daml(variant: str, form: str, network: str, measure: Callable[..., None
     measure(f"DAML ({form}) step B=128, {network}", variant, step, rounds=40)
 
 
-def generator_passes(feature_dim: int, form: str, count: int | None, batch: Batch) -> Callable[[], None]:
+def generator_passes(feature_dim: int, form: str, batch: Batch) -> Callable[[], None]:
     """Three plain layers on `[T·M, 3F]`, forward and backward to the layers and the features."""
     device = batch.images.device
-    tuples = FORMS[form].draw(batch.labels, count, torch.Generator(device=device).manual_seed(0))
+    tuples = FORMS[form].draw(batch.labels, FORMS[form].negatives, torch.Generator(device=device).manual_seed(0))
     layers = nn.Sequential(
         nn.Linear(3 * feature_dim, feature_dim), nn.ReLU(), nn.Linear(feature_dim, feature_dim), nn.ReLU(),
         nn.Linear(feature_dim, feature_dim),

@@ -140,7 +140,8 @@ def test_each_players_gradient_is_of_its_own_terms(form: str, count: int | None)
         loss = made(form, gradients=kind, **options)
         data, features = embedded(model)
         actual = loss(data, LABELS, torch.Generator().manual_seed(4), 0)
-        tuples = FORMS[form].draw(LABELS, count, torch.Generator().manual_seed(4))
+        tuples = loss.draw(LABELS, torch.Generator().manual_seed(4))
+        assert tuples.negatives.shape[1] == (count or {"contrastive": 1, "triplet": 1, "lifted": 5, "npair": 2}[form])
         generated, metric = written_out(loss, model, data, tuples)
         _, as_data = written_out(loss, model, data, tuples, as_data=True)
         torch.testing.assert_close(actual, generated + loss.weight * metric)
@@ -174,7 +175,7 @@ def test_the_players_want_the_opposite_of_each_other(form: str) -> None:
             negatives = model.finish(model.head(loss.generator(features, tuples)))
             return (negatives - data.embeddings[tuples.anchor][:, None]).square().sum(-1).mean()
 
-    loss, model = made(form, regularization=0.0, adversary=1e4, margin=1.0), model_of(form)
+    loss, model = made(form, regularization=0.0, adversary=1e4, margin=1.0, negatives=99), model_of(form)
     data, features = embedded(model)
     tuples = FORMS[form].draw(LABELS, None, torch.Generator())
     at = players(loss, model, features)
@@ -243,7 +244,7 @@ def test_mining_counts_some_of_the_synthetic_negatives(form: str) -> None:
     data, _ = embedded(model)
     tuples = FORMS[form].draw(LABELS, None, torch.Generator())
     for mining in ("hardest", "semihard"):
-        loss = made(form, mining=mining)
+        loss = made(form, mining=mining, negatives=99)
         loss(data, LABELS, torch.Generator(), 0)
         with torch.no_grad():
             assert data.features is not None

@@ -45,7 +45,9 @@ class HardNegatives(FeatureLoss):
         regularization: λ₁.
         adversary: λ₂.
         weight: λ. As the players share no parameter, it scales the metric's gradient against that of other terms.
-        negatives: synthetic negatives of each anchor and positive, from observed ones drawn at random; None: from all.
+        negatives: synthetic negatives of each anchor and positive, from observed ones drawn at random, at most all
+            that there are; None: as the paper's tuples have them, one for contrastive and triplet, for lifted one of
+            every image of another class, for N-pair one of every other class's positive (C − 1).
         mining: which of them J_m counts: "all"; "hardest", the nearest of each anchor; or "semihard", those farther
             than the positive by less than γ.
         pretrain_epochs: of the metric alone, on observed negatives.
@@ -105,7 +107,7 @@ class HardNegatives(FeatureLoss):
             return metric
         if embedded.features is None:
             raise ValueError("embedded: expected features, which the generator takes; got None")
-        features, tuples = embedded.features, FORMS[self.form].draw(labels, self.negatives, generator)
+        features, tuples = embedded.features, self.draw(labels, generator)
         if self.gradients == "players":
             for_generator = self.generator(features.detach(), tuples)
             for_metric = for_generator.detach()
@@ -119,6 +121,11 @@ class HardNegatives(FeatureLoss):
         metric = self.metric_loss(embedded, for_metric, tuples, labels)
         self.parts |= {"loss/metric": metric.detach()}
         return generated + self.weight * metric
+
+    def draw(self, labels: Tensor, generator: torch.Generator) -> Tuples:
+        """Line 5 of Algorithm 1: the tuples of a batch with labels `[B]`."""
+        form = FORMS[self.form]
+        return form.draw(labels, form.negatives if self.negatives is None else self.negatives, generator)
 
     def generator_loss(self, embedded: Embedded, synthetic: Tensor, tuples: Tuples) -> Tensor:
         """J_gen, equation 6, of synthetic negatives `[T, M, F]`: for the generator's parameters."""

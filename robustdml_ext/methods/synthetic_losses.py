@@ -113,15 +113,19 @@ def mean_of_active(terms: Tensor, valid: Tensor | None) -> Tensor:
 
 
 class Form(NamedTuple):
-    """How a metric loss chooses the generator's inputs, and what it makes of the synthetic negatives."""
+    """How a metric loss chooses the generator's inputs, and what it makes of the synthetic negatives.
+
+    negatives: how many each of its inputs has in the paper; None: all that there are.
+    """
 
     draw: Callable[[Tensor, int | None, torch.Generator], Tuples]
     loss: Callable[[Synthetic, float], Tensor]
+    negatives: int | None
 
 
 FORMS = {
-    "contrastive": Form(draw_pairs, contrastive),
-    "triplet": Form(draw_triplets, triplet),
-    "lifted": Form(draw_triplets, lifted),
-    "npair": Form(draw_n_pairs, npair),
+    "contrastive": Form(draw_pairs, contrastive, 1),
+    "triplet": Form(draw_triplets, triplet, 1),
+    "lifted": Form(draw_triplets, lifted, None),
+    "npair": Form(draw_n_pairs, npair, None),
 }

@@ -37,8 +37,8 @@ class RegularizerOptions(OptionGroup):
     )
     hard_negatives_count: int | None = option(
         None,
-        "Hard negatives: synthetic ones of each anchor and positive, from observed ones at random. None: one of every "
-        "image of another class (npair: of every other class's positive).",
+        "Hard negatives: synthetic ones of each anchor and positive, from observed ones at random, at most all. None: 1 "
+        "for contrastive and triplet, of every image of another class for lifted, C - 1 for npair, as in the paper.",
         ge=1,
     )
     hard_negatives_mining: Literal["all", "semihard", "hardest"] = option(
