@@ -20,7 +20,7 @@ def build(form: str, hard: bool) -> Standard:
     embedder = build_embedder("small", channels=1, embedding_dim=64)
     loss = METRICS[form]()
     if hard:
-        loss = HardNegatives(loss, embedder.feature_dim, form, pretrain_epochs=1)
+        loss = HardNegatives(loss, embedder.feature_dim, form, negatives=4, pretrain_epochs=1)
     return Standard(embedder, loss)
 
 

@@ -37,8 +37,8 @@ class RegularizerOptions(OptionGroup):
     )
     hard_negatives_count: int | None = option(
         None,
-        "Hard negatives: synthetic ones of each anchor and positive, from observed ones at random, at most all. None: 1 "
-        "for contrastive and triplet, of every image of another class for lifted, C - 1 for npair, as in the paper.",
+        "Hard negatives: synthetic ones of each anchor and positive, from observed ones at random, at most all. None: as "
+        "in the paper, 1 for contrastive and triplet, one of every image of another class for lifted, C - 1 for npair.",
         ge=1,
     )
     hard_negatives_mining: Literal["all", "semihard", "hardest"] = option(
