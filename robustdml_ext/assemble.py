@@ -102,7 +102,7 @@ def build_loss(recipe: Recipe, classes: int, feature_dim: int) -> nn.Module:
             loss,
             feature_dim,
             recipe.loss,
-            margin=recipe.hard_negatives_margin,
+            margin=recipe.synthetic_margin,
             regularization=recipe.hard_negatives_regularization,
             adversary=recipe.hard_negatives_adversary,
             weight=recipe.hard_negatives_weight,
@@ -111,6 +111,7 @@ def build_loss(recipe: Recipe, classes: int, feature_dim: int) -> nn.Module:
             pretrain_epochs=recipe.hard_negatives_pretrain,
             generator_epochs=recipe.hard_negatives_alone,
             hidden=recipe.hard_negatives_hidden,
+            lr_scale=recipe.hard_negatives_lr_scale or recipe.head_lr_scale,
             gradients=recipe.hard_negatives_gradients,
         )
     if recipe.energy_confusion:

@@ -13,6 +13,7 @@ from torch import Tensor
 from robustdml_ext.losses import ContrastiveLoss, LiftedStructureLoss, NPairLoss, TripletLoss
 from robustdml_ext.methods import Context, Embedded, HardNegatives, Standard
 from robustdml_ext.methods.embedded import SharedHead
+from robustdml_ext.methods.feature_loss import apply_loss
 from robustdml_ext.methods.synthetic_losses import FORMS
 from robustdml_ext.models import Embedder
 from robustdml_ext.models.generator import Tuples
@@ -73,8 +74,9 @@ def entries(tuples: Tuples) -> list[tuple[int, int, int, int, int]]:
 
 
 def written_out(
-    loss: HardNegatives, model: Embedder, batch: Embedded, tuples: Tuples, *, as_data: bool = False
-) -> tuple[Tensor, Tensor]:
+    loss: HardNegatives, model: Embedder, batch: Embedded, tuples: Tuples, *, as_data: bool = False,
+    labels: Tensor = LABELS,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """J_gen and J_m, term by term; both depend on everything, but for synthetic negatives taken as data."""
     features, f = batch.features, batch.embeddings
     assert features is not None
@@ -87,13 +89,15 @@ def written_out(
         hinge = squared(generated[t, m], f[anchor]) - squared(f[positive], f[anchor]) - loss.margin
         hard, regularize = squared(synthetic, features[anchor]), squared(synthetic, features[negative])
         terms.append(hard + loss.regularization * regularize + loss.adversary * hinge.relu())
-    return torch.stack(terms).mean(), metric_of(loss, f, tuples, generated)
+    return torch.stack(terms).mean(), metric_of(loss, f, tuples, generated, labels)
 
 
-def metric_of(loss: HardNegatives, f: Tensor, tuples: Tuples, generated: dict[tuple[int, int], Tensor]) -> Tensor:
+def metric_of(
+    loss: HardNegatives, f: Tensor, tuples: Tuples, generated: dict[tuple[int, int], Tensor], labels: Tensor = LABELS
+) -> Tensor:
     anchors, positives = tuples.anchor.tolist(), tuples.positive.tolist()
     if loss.form == "contrastive":
-        pull = [squared(f[i], f[j]) for i, j in itertools.permutations(range(len(f)), 2) if LABELS[i] == LABELS[j]]
+        pull = [squared(f[i], f[j]) for i, j in itertools.permutations(range(len(f)), 2) if labels[i] == labels[j]]
         push = [(loss.margin - squared(x, f[anchors[t]])).relu() for (t, _), x in generated.items()]
         return torch.stack(pull).mean() + sum(push) / max(sum(1 for term in push if term > 0), 1)
     if loss.form == "triplet":
@@ -106,7 +110,8 @@ def metric_of(loss: HardNegatives, f: Tensor, tuples: Tuples, generated: dict[tu
     for t, (anchor, positive) in enumerate(zip(anchors, positives, strict=True)):
         own = [x for (row, _), x in generated.items() if row == t]
         if loss.form == "npair":
-            terms.append((1 + sum((f[anchor] @ x - f[anchor] @ f[positive]).exp() for x in own)).log())
+            exponents = [(f[anchor] @ x - f[anchor] @ f[positive]).exp() for x in own]
+            terms.append((1 + sum(exponents, f.new_zeros(()))).log())
             continue
         (other,) = (s for s in range(len(anchors)) if (anchors[s], positives[s]) == (positive, anchor))
         theirs = [x for (row, _), x in generated.items() if row == other]
@@ -126,6 +131,59 @@ def gradients(of: Tensor, at: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(
         zip(at, torch.autograd.grad(of, list(at.values()), retain_graph=True, materialize_grads=True), strict=True)
     )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ragged_classes_leave_out_what_is_not_there(form: str) -> None:
+    """Four, two and two of a class: the second pair of the first has no other pair beside it."""
+    labels, model = torch.tensor([3, 0, 3, 0, 7, 7, 3, 3]), model_of(form)
+    loss = made(form, negatives=99)
+    data, _ = embedded(model, rows=len(labels))
+    loss(data, labels, torch.Generator().manual_seed(4), 0)
+    tuples = loss.draw(labels, torch.Generator().manual_seed(4))
+    assert tuples.valid is not None and not tuples.valid.all()
+    generated, metric = written_out(loss, model, data, tuples, labels=labels)
+    torch.testing.assert_close(loss.parts["loss/generator"], generated.detach())
+    torch.testing.assert_close(loss.parts["loss/metric"], metric.detach())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_full_precision_under_autocast(form: str) -> None:
+    model, loss = model_of(form).float(), made(form).float()
+    _, features = embedded(model.double())
+    model.float()
+    single = features.detach().float()
+    embeddings = model.finish(model.head(single))
+    batch = Embedded(embeddings, embeddings, single.bfloat16().float(), SharedHead(model, Context()))
+    values = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            value = apply_loss(loss, batch, LABELS, torch.Generator().manual_seed(1), 0)
+        values.append(value)
+    assert values[0].dtype == torch.float32 and torch.equal(*values)
+
+
+def test_n_pairs_are_of_other_images_each_time() -> None:
+    labels = torch.arange(4).repeat_interleave(4)
+    anchors = {tuple(FORMS["npair"].draw(labels, None, torch.Generator().manual_seed(seed)).anchor.tolist())
+               for seed in range(5)}  # fmt: skip
+    assert len(anchors) == 5
+
+
+def test_the_generator_learns_at_its_own_rate() -> None:
+    model = network()
+    method = Standard(model, HardNegatives(TripletLoss(), model.feature_dim, "triplet", lr_scale=3.0).double())
+    method.head_lr_scale = 10.0
+    rates = {id(p): group["lr"] for group in method.parameter_groups(0.1, 0.0) for p in group["params"]}
+    assert all(rates[id(p)] == pytest.approx(0.3) for p in method.loss.generator.parameters())
+    assert all(rates[id(p)] == pytest.approx(1.0) for p in model.head.parameters())
+
+
+def test_labels_are_checked() -> None:
+    data, _ = embedded(model_of("triplet"))
+    for labels, error in ((LABELS[:5], ValueError), (LABELS + 0.4, TypeError), (LABELS.int(), TypeError)):
+        with pytest.raises(error, match="labels: expected"):
+            made("triplet")(data, labels, torch.Generator(), 0)
 
 
 @pytest.mark.parametrize("count", [None, 2])

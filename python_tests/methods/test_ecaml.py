@@ -10,8 +10,9 @@ from methods.digits import recall_of, trained
 from methods.written_out import batch, network
 from torch import Tensor
 
-from robustdml_ext.losses import BinomialDevianceLoss, NPairLoss, TripletLoss
-from robustdml_ext.methods import Context, EnergyConfused, Standard
+from robustdml_ext.attacks import PGD
+from robustdml_ext.losses import BinomialDevianceLoss, ContrastiveLoss, NPairLoss, TripletLoss
+from robustdml_ext.methods import Context, EnergyConfused, HardNegatives, Standard, UntargetedAdversarial
 from robustdml_ext.models import Embedder, build_embedder
 
 LOSSES = {"triplet": TripletLoss, "npair": NPairLoss, "binomial": BinomialDevianceLoss}
@@ -89,6 +90,56 @@ def test_pairs_are_drawn_from_the_methods_generator() -> None:
     every = Standard(model, EnergyConfused(TripletLoss(), LAMBDA)).train()
     whole = float(every.training_step(data, torch.Generator(), Context()).log["loss/confusion"])
     assert sum(drawn(seed) for seed in range(200)) / 200 == pytest.approx(whole, rel=0.02)
+
+
+def test_equation_7_is_the_plain_form() -> None:
+    data, model = batch(), network()
+    method = Standard(model, EnergyConfused(TripletLoss(), LAMBDA, logarithmic=False)).train()
+    found = method.training_step(data, torch.Generator(), Context()).log["loss/confusion"]
+    with torch.no_grad():
+        model.train()
+        terms = confusion(model.head(model.features(data.images)), data.labels, logarithmic=False)
+    torch.testing.assert_close(found, LAMBDA * torch.stack(terms).mean())
+
+
+@pytest.mark.parametrize("kind", ["classes", "embeddings"])
+def test_defenses_have_it_in_each_of_their_losses(kind: str) -> None:
+    """β·(L_m + λ·EC) of clean images + (1 − β)·(L_m + λ·EC) of attacked ones; the parts are means over both."""
+    data, attack = batch(), PGD(0.1, 2, random_start=0.01)
+    outputs = {}
+    for weight in (0.0, LAMBDA):
+        loss = EnergyConfused(ContrastiveLoss(), weight)
+        method = UntargetedAdversarial(network(), loss, attack, beta=0.25, label_vectors=kind).train()
+        outputs[weight] = method.training_step(data, torch.Generator().manual_seed(3), Context())
+    with_it, without = outputs[LAMBDA], outputs[0.0]
+    parts = [with_it.log["loss/clean"] - without.log["loss/clean"]]
+    parts += [with_it.log["loss/adversarial"] - without.log["loss/adversarial"]]
+    assert min(parts) > 0.01
+    torch.testing.assert_close(with_it.loss - without.loss, 0.25 * parts[0] + 0.75 * parts[1])
+    torch.testing.assert_close(with_it.log["loss/confusion"], (parts[0] + parts[1]) / 2)
+
+
+def test_an_attack_climbs_the_metric_loss_alone() -> None:
+    data, found = batch(), []
+    for loss in (TripletLoss(), EnergyConfused(TripletLoss(), 100.0)):
+        attack = PGD(0.1, 2, random_start=0.01)
+        method = UntargetedAdversarial(network(), loss, attack, attack_objective="loss").train()
+        found.append(method.perturbed(data, torch.Generator().manual_seed(3), Context()))
+    assert torch.equal(*found) and not torch.equal(found[0], data.images)
+
+
+def test_rests_while_the_generator_is_trained_alone() -> None:
+    """Then L_m does not defend the network, which would be drawn together unopposed."""
+    data, model = batch(), network()
+    hard = HardNegatives(TripletLoss(), model.feature_dim, "triplet", generator_epochs=1).double()
+    method = Standard(model, EnergyConfused(hard, LAMBDA)).train()
+    for epoch, learns in ((0, False), (1, True)):
+        method.epoch = epoch
+        output = method.training_step(data, torch.Generator(), Context())
+        method.zero_grad()
+        output.loss.backward()
+        assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters()) == learns
+        assert ("loss/confusion" in output.log) == learns
 
 
 def test_errors_name_the_argument() -> None:

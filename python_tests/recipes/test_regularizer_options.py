@@ -38,6 +38,27 @@ def test_what_does_not_fit_is_said(method: str, words: tuple[str, ...], message:
     assert message in str(caught.value)
 
 
+def test_what_is_turned_off_by_its_own_flag_may_have_its_numbers() -> None:
+    """As the value 0 of an ablation has."""
+    for method in ("ecaml", "standard"):
+        recipe = parse(method, "--loss", "triplet", "--energy-confusion", "0", "--energy-confusion-pairs", "8")
+        assert recipe.energy_confusion == 0
+
+
+def test_synthetic_negatives_have_the_margin_of_their_loss() -> None:
+    assert resolve("daml", {"loss": "triplet"}).synthetic_margin == 1.0
+    fields = {"hard_negatives": True, "loss": "triplet", "triplet_margin": 0.2}
+    assert resolve("standard", fields).synthetic_margin == 0.2
+    assert resolve("standard", {**fields, "hard_negatives_margin": 0.5}).synthetic_margin == 0.5
+    assert resolve("daml", {"triplet_margin": 0.3}).synthetic_margin == 1.0  # npair
+
+
+def test_a_run_that_would_end_before_any_synthetic_negative_is_refused() -> None:
+    with pytest.raises(RecipeError, match="epochs must be more than hard_negatives_pretrain"):
+        parse("daml", "--epochs", "5")
+    assert parse("daml", "--epochs", "6").phases_before == 5 and parse("standard", "--epochs", "1").phases_before == 0
+
+
 def test_runs_of_one_loss_with_and_without_have_folders_of_their_own() -> None:
     fields = {"loss": "triplet"}
     folders = [

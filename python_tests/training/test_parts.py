@@ -47,6 +47,15 @@ def test_a_name_is_averaged_over_the_steps_that_brought_it() -> None:
     assert means.read() == {"a": 2.5, "b": 2.0} and means.read() == {}
 
 
+def test_means_of_earlier_versions_checkpoints_go_on() -> None:
+    means = RunningMeans()
+    means.restore({"numbers": {"b": 4.0}, "names": ["a"], "sums": torch.tensor([2.0]), "count": 2})
+    means.add({"b": 1.0, "a": torch.tensor(4.0)})
+    assert means.read() == {"b": pytest.approx(5 / 3), "a": 2.0}
+    means.restore({"numbers": {}, "names": [], "sums": None, "count": 0})
+    assert means.read() == {}
+
+
 def test_curves_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, tensorboard=False)
     log.write("train", 1, 1, {"loss": 0.5})

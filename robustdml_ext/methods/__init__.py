@@ -7,7 +7,8 @@ from robustdml_ext.methods.daml import HardNegatives
 from robustdml_ext.methods.defenses import IAT, TRADES, MixUp, UntargetedAdversarial
 from robustdml_ext.methods.eat import EAT, NaiveEnsemble, split_into_parts
 from robustdml_ext.methods.ecaml import EnergyConfused
-from robustdml_ext.methods.embedded import Embedded, FeatureLoss
+from robustdml_ext.methods.embedded import Embedded
+from robustdml_ext.methods.feature_loss import FeatureLoss
 from robustdml_ext.methods.mdprop import AdvPropD, MDProp
 from robustdml_ext.methods.standard import Standard
 

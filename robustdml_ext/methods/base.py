@@ -11,7 +11,8 @@ import torch.distributed
 from torch import Tensor, nn
 
 from robustdml_ext.methods.context import Context
-from robustdml_ext.methods.embedded import Embedded, FeatureLoss, apply_loss, embed_streams
+from robustdml_ext.methods.embedded import Embedded, embed_streams
+from robustdml_ext.methods.feature_loss import FeatureLoss, apply_loss
 from robustdml_ext.methods.label_vectors import metric_to_vectors
 from robustdml_ext.models import Embedder, EmbedderEnsemble
 
@@ -77,7 +78,11 @@ class Method(nn.Module):
         self, images: Tensor, count: int, context: Context, segments: Sequence[int] | None = None
     ) -> list[Embedded]:
         """A joint training pass over `count` streams of this process's images, with what the loss looks at."""
-        assert isinstance(self.embedder, Embedder)
+        if not isinstance(self.embedder, Embedder):
+            raise TypeError(
+                f"embedder: expected an Embedder, got {type(self.embedder).__name__}; wrap a backbone that gives "
+                "features [B, F] as Embedder(backbone, F)"
+            )
         behind = isinstance(self.loss, FeatureLoss)
         return embed_streams(self.embedder, images, count, context, segments=segments, features=behind)
 
@@ -94,10 +99,17 @@ class Method(nn.Module):
         """
         loss = self.loss if loss is None else loss
         value = apply_loss(loss, embedded, labels, generator, self.epoch)
-        if isinstance(loss, FeatureLoss):
-            for name, part in loss.parts.items():
-                self._parts.setdefault(name, []).append(part)
+        self._note(loss)
         return value
+
+    def _note(self, loss: nn.Module) -> None:
+        for name, part in (loss.parts if isinstance(loss, FeatureLoss) else {}).items():
+            self._parts.setdefault(name, []).append(part)
+
+    @property
+    def trains_network(self) -> bool:
+        """Whether the network is to learn in this epoch, or the loss's own parameters alone."""
+        return not isinstance(self.loss, FeatureLoss) or self.loss.trains_network(self.epoch)
 
     def to_vectors(
         self,
@@ -111,7 +123,9 @@ class Method(nn.Module):
         loss = self.loss if loss is None else loss
         if isinstance(loss, FeatureLoss):
             below = self.to_vectors(embedded, vectors, labels, generator, loss.metric)
-            return below + loss.added(embedded, labels, generator)
+            value = below + loss.added(embedded, labels, generator)
+            self._note(loss)
+            return value
         return metric_to_vectors(loss, embedded.embeddings, vectors, labels)
 
     def take_parts(self) -> dict[str, Tensor | float]:

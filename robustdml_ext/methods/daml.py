@@ -6,13 +6,17 @@ tuples, and optimize θ_g and θ_f jointly by equation 7, J = J_gen + λ J_m.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robustdml_ext.methods.embedded import Embedded, FeatureLoss, apply_loss
-from robustdml_ext.methods.synthetic_losses import FORMS, Synthetic
+from robustdml_ext.losses.embeddings import check_batch
+from robustdml_ext.methods.embedded import Embedded
+from robustdml_ext.methods.feature_loss import FeatureLoss, apply_loss
+from robustdml_ext.methods.synthetic_losses import FORMS, Synthetic, squared_distance
 from robustdml_ext.models.generator import HardNegativeGenerator, Tuples
 
 MINING = ("all", "semihard", "hardest")
@@ -49,11 +53,13 @@ class HardNegatives(FeatureLoss):
             that there are; None: as the paper's tuples have them, one for contrastive and triplet, for lifted one of
             every image of another class, for N-pair one of every other class's positive (C − 1).
         mining: which of them J_m counts: "all"; "hardest", the nearest of each anchor; or "semihard", those farther
-            than the positive by less than γ.
-        pretrain_epochs: of the metric alone, on observed negatives.
+            than the positive by less than γ; by Euclidean distance, with N-pair too.
+        pretrain_epochs: of the metric alone, on observed negatives. Epochs are those that the method is told: set its
+            `epoch` in a training loop of your own.
         generator_epochs: then of the generator alone ("initialize the generator adversarial to the pre-trained
             metric"), before both are optimized.
         hidden: width of the generator's hidden layers; None: F.
+        lr_scale: learning rate of the generator over the network's.
         gradients: "players", "through" or "literal"; see above.
 
     Raises:
@@ -75,6 +81,7 @@ class HardNegatives(FeatureLoss):
         pretrain_epochs: int = 0,
         generator_epochs: int = 0,
         hidden: int | None = None,
+        lr_scale: float = 1.0,
         gradients: str = "players",
     ) -> None:
         super().__init__(metric)
@@ -86,8 +93,10 @@ class HardNegatives(FeatureLoss):
             raise ValueError(f"gradients: expected one of {', '.join(GRADIENTS)}; got {gradients!r}")
         for name, number in (("regularization", regularization), ("adversary", adversary), ("weight", weight),
                              ("margin", margin)):  # fmt: skip
-            if not number >= 0:
+            if not 0 <= number < math.inf:
                 raise ValueError(f"{name}: expected a number >= 0, got {number}")
+        if not 0 < lr_scale < math.inf:
+            raise ValueError(f"lr_scale: expected a number above 0, got {lr_scale}")
         if negatives is not None and negatives < 1:
             raise ValueError(f"negatives: expected >= 1 or None, got {negatives}")
         if pretrain_epochs < 0 or generator_epochs < 0:
@@ -96,11 +105,13 @@ class HardNegatives(FeatureLoss):
             )
         self.generator = HardNegativeGenerator(feature_dim, hidden)
         self.form, self.margin, self.negatives, self.mining = form, margin, negatives, mining
+        self.lr_scale = lr_scale
         self.regularization, self.adversary, self.weight = regularization, adversary, weight
         self.pretrain_epochs, self.generator_epochs, self.gradients = pretrain_epochs, generator_epochs, gradients
 
     def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int) -> Tensor:
         """Lines 1 to 6 of Algorithm 1, whichever the epoch calls for; see `FeatureLoss`."""
+        check_batch(embedded.embeddings, labels)
         if epoch < self.pretrain_epochs:
             metric = apply_loss(self.metric, embedded, labels, generator, epoch)
             self.parts = {"loss/metric": metric.detach()}
@@ -137,11 +148,11 @@ class HardNegatives(FeatureLoss):
         observed = features.to(synthetic.dtype)
         misclassified = embedded.head.embeddings(synthetic, fixed=own)
         anchor, positive = embeddings[tuples.anchor], embeddings[tuples.positive]
-        closer = _squared(misclassified, anchor[:, None]) - _squared(positive, anchor)[:, None] - self.margin
+        allowed = squared_distance(positive, anchor)[:, None] + self.margin
         terms = {
-            "hard": _squared(synthetic, observed[tuples.anchor][:, None]),
-            "regularize": _squared(synthetic, observed[tuples.negatives]),
-            "adversary": closer.relu(),
+            "hard": squared_distance(synthetic, observed[tuples.anchor][:, None]),
+            "regularize": squared_distance(synthetic, observed[tuples.negatives]),
+            "adversary": (squared_distance(misclassified, anchor[:, None]) - allowed).relu(),
         }
         means = {name: _mean(term, tuples.valid) for name, term in terms.items()}
         loss = means["hard"] + self.regularization * means["regularize"] + self.adversary * means["adversary"]
@@ -162,26 +173,33 @@ class HardNegatives(FeatureLoss):
             return tuples.valid
         there = torch.ones_like(tuples.negatives, dtype=torch.bool) if tuples.valid is None else tuples.valid
         anchor = embeddings[tuples.anchor]
-        apart = _squared(negatives, anchor[:, None])
+        apart = squared_distance(negatives, anchor[:, None])
         if self.mining == "hardest":
             nearest = apart.masked_fill(~there, torch.inf).argmin(1, keepdim=True)
             return torch.zeros_like(there).scatter_(1, nearest, True) & there
-        positive = _squared(embeddings[tuples.positive], anchor)[:, None]
+        positive = squared_distance(embeddings[tuples.positive], anchor)[:, None]
         return there & (apart > positive) & (apart < positive + self.margin)
 
     def parameter_groups(self, base_lr: float) -> list[dict[str, Any]]:
         """Optimizer groups of the generator's parameters, and those of the metric loss's own."""
-        return [*super().parameter_groups(base_lr), {"params": list(self.generator.parameters()), "lr": base_lr}]
+        return [
+            *super().parameter_groups(base_lr),
+            {"params": list(self.generator.parameters()), "lr": base_lr * self.lr_scale},
+        ]
+
+    def trains_network(self, epoch: int) -> bool:
+        """Not while the generator is trained alone."""
+        return not self.pretrain_epochs <= epoch < self.pretrain_epochs + self.generator_epochs
+
+    def resting(self, epoch: int) -> Iterator[nn.Parameter]:
+        """The generator's parameters while the metric is trained alone."""
+        return self.generator.parameters() if epoch < self.pretrain_epochs else iter(())
 
     def extra_repr(self) -> str:
         return (
             f"form={self.form!r}, margin={self.margin}, regularization={self.regularization}, "
             f"adversary={self.adversary}, weight={self.weight}, negatives={self.negatives}, mining={self.mining!r}"
         )
-
-
-def _squared(a: Tensor, b: Tensor) -> Tensor:
-    return (a - b).square().sum(-1)
 
 
 def _mean(terms: Tensor, valid: Tensor | None) -> Tensor:

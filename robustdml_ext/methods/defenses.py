@@ -209,7 +209,8 @@ class TRADES(Defense):
         clean, adversarial = self.embed_together([batch.images, attacked], context)
         metric, distance = self.metric(clean, labels, generator), apart(adversarial, clean)
         log: dict[str, Tensor | float] = {"loss/clean": metric.detach(), "distance/adversarial": distance.detach()}
-        return StepOutput(metric + self.trade_off * distance, log | self.take_parts())
+        loss = metric + self.trade_off * distance if self.trains_network else metric
+        return StepOutput(loss, log | self.take_parts())
 
 
 def apart(first: Embedded, second: Embedded) -> Tensor:

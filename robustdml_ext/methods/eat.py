@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,8 @@ from robustdml_ext.attacks import PGD, in_streams
 from robustdml_ext.methods.base import Batch, Method, StepOutput
 from robustdml_ext.methods.context import Context
 from robustdml_ext.methods.defenses import apart, check_images
-from robustdml_ext.methods.embedded import FeatureLoss, embed_streams
+from robustdml_ext.methods.embedded import embed_streams
+from robustdml_ext.methods.feature_loss import FeatureLoss
 from robustdml_ext.methods.label_vectors import check_label_vectors
 from robustdml_ext.methods.spread import SumOfProcesses, own_members, share_buffers, sum_of_all
 from robustdml_ext.methods.untargeted import attack_members, check_objective, default_attack
@@ -124,24 +125,27 @@ class EAT(Method):
         images, labels = context.gather(batch.images), context.gather(batch.labels)
         rows = self._rows(batch, context)
         attacked = self._attacked(images, labels, rows, own, generator, context) if self.beta < 1 else None
+        draws = self._draws(generator)
 
         def step(number: int) -> tuple[Tensor, Tensor, Tensor]:
             here, member, loss = rows[number], self.ensemble.embedders[number], self.losses[number]
             if not len(here):  # a small batch may be of the member's own part alone, from which it learns nothing
-                nothing = sum((p.sum() * 0 for p in loss.parameters()), images.new_zeros((), requires_grad=True))
+                resting = {id(parameter) for parameter in self._resting(loss)}
+                awake = (parameter for parameter in loss.parameters() if id(parameter) not in resting)
+                nothing = sum((p.sum() * 0 for p in awake), images.new_zeros((), requires_grad=True))
                 return nothing, nothing, nothing
             behind = isinstance(loss, FeatureLoss)
             if attacked is None:
                 (clean,) = embed_streams(member, images[here], 1, alone, features=behind)
                 nothing = clean.embeddings.new_zeros(())
-                return self.metric(clean, labels[here], generator, loss), nothing, nothing
+                return self.metric(clean, labels[here], draws[number], loss), nothing, nothing
             together = torch.cat([images[here], attacked[number]])
             clean, against = embed_streams(member, together, 2, alone, features=behind)
             if self.label_vectors == "classes":
-                added = self.metric(against, labels[here], generator, loss)
+                added = self.metric(against, labels[here], draws[number], loss)
             else:
-                added = self.to_vectors(against, clean.embeddings, labels[here], generator, loss)
-            return self.metric(clean, labels[here], generator, loss), added, apart(against, clean).detach()
+                added = self.to_vectors(against, clean.embeddings, labels[here], draws[number], loss)
+            return self.metric(clean, labels[here], draws[number], loss), added, apart(against, clean).detach()
 
         steps = [partial(step, number) for number in own]
         found = dict(zip(own, in_streams(steps, images.device), strict=True))
@@ -155,6 +159,16 @@ class EAT(Method):
         # Of several processes one may have no images for its members, and so no parts to sum.
         log |= parts if context.world_size == 1 else {}
         return StepOutput(sum_of_all(torch.stack(losses).sum(), context), log)
+
+    def _draws(self, generator: torch.Generator) -> list[torch.Generator]:
+        """What each member's loss draws from: all processes draw all seeds, so that they stay in step."""
+        if not any(isinstance(loss, FeatureLoss) for loss in self.losses):
+            return [generator] * len(self.losses)
+        seeds = torch.randint(2**62, (len(self.losses),), generator=generator, device=generator.device).tolist()
+        return [torch.Generator(device=generator.device).manual_seed(seed) for seed in seeds]
+
+    def _resting(self, loss: nn.Module) -> Iterator[nn.Parameter]:
+        return loss.resting(self.epoch) if isinstance(loss, FeatureLoss) else iter(())
 
     def _rows(self, batch: Batch, context: Context) -> list[Tensor]:
         """Of the whole batch, each member's rows: D_train without its own part (line 5)."""
@@ -212,8 +226,11 @@ class EAT(Method):
 
     def before_sum(self, context: Context) -> None:
         """Gives the parameters of other processes' members a gradient of zero, to be summed with the true one."""
+        resting = {id(parameter) for loss in self.losses for parameter in self._resting(loss)}
+        if not all(loss.trains_network(self.epoch) for loss in self.losses if isinstance(loss, FeatureLoss)):
+            resting |= {id(parameter) for parameter in self.embedder.parameters()}
         for parameter in (*self.embedder.parameters(), *self.loss.parameters()):
-            if parameter.requires_grad and parameter.grad is None:
+            if parameter.requires_grad and parameter.grad is None and id(parameter) not in resting:
                 parameter.grad = torch.zeros_like(parameter)
 
     def settle(self, context: Context) -> None:

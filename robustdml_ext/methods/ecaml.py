@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from robustdml_ext.losses import EnergyConfusion
-from robustdml_ext.methods.embedded import Embedded, FeatureLoss, apply_loss
+from robustdml_ext.methods.embedded import Embedded
+from robustdml_ext.methods.feature_loss import FeatureLoss, apply_loss
 
 
 class EnergyConfused(FeatureLoss):
@@ -42,7 +45,7 @@ class EnergyConfused(FeatureLoss):
         pairs: int | None = None,
     ) -> None:
         super().__init__(metric)
-        if not weight >= 0:
+        if not 0 <= weight < math.inf:
             raise ValueError(f"weight: expected a number >= 0, got {weight}")
         self.weight = weight
         self.confusion = EnergyConfusion(logarithmic, reduction, pairs)
@@ -50,9 +53,12 @@ class EnergyConfused(FeatureLoss):
     def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int) -> Tensor:
         """L_m + λ·(energy confusion); see `FeatureLoss`."""
         metric = apply_loss(self.metric, embedded, labels, generator, epoch)
-        confusion = self.added(embedded, labels, generator)
         below = self.metric.parts if isinstance(self.metric, FeatureLoss) else {"loss/metric": metric.detach()}
-        self.parts = {**below, "loss/confusion": confusion.detach()}
+        if not self.trains_network(epoch):  # L_m does not defend the network then
+            self.parts = dict(below)
+            return metric
+        confusion = self.added(embedded, labels, generator)
+        self.parts |= below
         return metric + confusion
 
     def added(self, embedded: Embedded, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -64,8 +70,9 @@ class EnergyConfused(FeatureLoss):
         if embedded.features is None:
             raise ValueError("embedded: expected features, which energy confusion looks at; got None")
         outputs = embedded.head.outputs(embedded.features.detach())
-        confusion: Tensor = self.confusion(outputs, labels, generator)
-        return self.weight * confusion
+        confusion: Tensor = self.weight * self.confusion(outputs, labels, generator)
+        self.parts = {"loss/confusion": confusion.detach()}
+        return confusion
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}"

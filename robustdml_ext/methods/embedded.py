@@ -1,4 +1,4 @@
-"""What a training pass makes of a batch: embeddings, and for losses that look behind them the features and the head."""
+"""What a training pass makes of a batch: embeddings, and for losses that look behind them features and head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustdml_ext.methods.context import Context
 from robustdml_ext.models import Embedder
@@ -77,63 +77,6 @@ class Embedded:
     own: Tensor
     features: Tensor | None
     head: SharedHead
-
-
-class FeatureLoss(nn.Module):
-    """A loss that looks behind the embeddings: `loss(embedded, labels, generator, epoch)` → scalar.
-
-    Attributes:
-        metric: the metric loss L_m of embeddings that it adds to or takes the place of; may be a `FeatureLoss` too.
-        parts: detached figures of its last call, for curves.
-    """
-
-    def __init__(self, metric: nn.Module) -> None:
-        super().__init__()
-        self.metric = metric
-        self.parts: dict[str, Tensor] = {}
-
-    def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int) -> Tensor:
-        """The loss of a batch.
-
-        Args:
-            embedded: with features.
-            labels: of the whole batch, int64 `[B]`.
-            generator: what it draws from, alike in all processes.
-            epoch: of the training, from 0.
-        """
-        raise NotImplementedError
-
-    def added(self, embedded: Embedded, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """What it adds to L_m, whatever L_m compares the embeddings with.
-
-        Raises:
-            TypeError: it takes the place of L_m.
-        """
-        raise TypeError(f"loss: {type(self).__name__} takes the place of the metric loss, and knows no label vectors")
-
-    def parameter_groups(self, base_lr: float) -> list[dict[str, Any]]:
-        """Optimizer groups of the parameters of L_m; for a subclass to add its own."""
-        own_groups = getattr(self.metric, "parameter_groups", None)
-        return [] if own_groups is None else list(own_groups(base_lr))
-
-
-def apply_loss(
-    loss: nn.Module, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int
-) -> Tensor:  # fmt: skip
-    """The loss of a batch, whatever it looks at."""
-    value: Tensor
-    if isinstance(loss, FeatureLoss):
-        value = loss(embedded, labels, generator, epoch)
-    else:
-        value = loss(embedded.embeddings, labels)
-    return value
-
-
-def metric_alone(loss: nn.Module) -> nn.Module:
-    """The metric loss `(embeddings, labels)` that a loss is built on: what an attack climbs."""
-    while isinstance(loss, FeatureLoss):
-        loss = loss.metric
-    return loss
 
 
 def embed_streams(

@@ -75,8 +75,7 @@ def lifted(batch: Synthetic, margin: float) -> Tensor:
     swapped = torch.searchsorted(number, batch.tuples.positive * count + batch.tuples.anchor)
     bound = torch.logaddexp(of_anchor, of_anchor[swapped]) + distance(batch.positive, batch.anchor)
     # A pair all of whose negatives are left out has a bound of −∞, and adds nothing.
-    hinge = torch.where(bound > 0, bound, 0)
-    return hinge.square().sum() / (2 * len(hinge))
+    return bound.relu().square().mean() / 2
 
 
 def npair(batch: Synthetic, margin: float) -> Tensor:

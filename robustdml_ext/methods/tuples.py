@@ -56,7 +56,7 @@ def _draw(allowed: Tensor, count: int | None, generator: torch.Generator) -> tup
     if not allowed.numel():
         return torch.zeros(len(allowed), 0, dtype=torch.int64, device=allowed.device), None
     numbers = allowed.sum(1)
-    fewest, most = (int(bound) for bound in numbers.aminmax())
+    fewest, most = torch.stack(numbers.aminmax()).tolist()  # one look, as each waits for the device
     wanted = most if count is None else min(count, most)
     if count is None:
         chosen = allowed.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :wanted]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from robustdml_ext.attacks import PGD, AwayFromClean, MetricLossAscent, Objective, SideBySide, Summed, under_attack
 from robustdml_ext.methods.context import Context
-from robustdml_ext.methods.embedded import metric_alone
+from robustdml_ext.methods.feature_loss import metric_alone
 
 OBJECTIVES = ("away", "loss")
 

@@ -152,8 +152,10 @@ def parse_run(method: str, summary: str, arguments: Sequence[str], prog: str) ->
             raise RecipeError(f"{method} does not read --{flag}, which is for {', '.join(methods)}")
     for switch, names in READ_WITH.items():
         given_without = [name for name in names if values[name] != getattr(base, name)]
-        if given_without and not values[switch]:
-            first, on = (name.replace("_", "-") for name in (given_without[0], switch))
+        first, on = (name.replace("_", "-") for name in ((given_without or [""])[0], switch))
+        # Off by its own flag, as in an ablation, it is meant to be.
+        turned_off = any(word.partition("=")[0] in (f"--{on}", f"--no-{on}") for word in arguments)
+        if given_without and not values[switch] and not turned_off:
             raise RecipeError(f"--{first} is read only with --{on}, which is off")
     return Request(
         recipe=resolve(method, values),

@@ -13,7 +13,8 @@ class RegularizerOptions(OptionGroup):
     energy_confusion: float = option(
         0.0,
         "λ of energy confusion (ECAML, equation 11), which draws the batch's classes together at the head; 0: none. "
-        "ecaml has the paper's for its loss and data set.",
+        "ecaml has the paper's for triplet, npair and binomial (0.02, 0.3, 0.13; a tenth on sop and inshop), and for "
+        "any other loss binomial's.",
         ge=0,
     )
     energy_confusion_reduction: Literal["mean", "sum"] = option(
@@ -30,21 +31,30 @@ class RegularizerOptions(OptionGroup):
         "Train on synthetic hard negatives (DAML) with the loss contrastive, triplet, lifted or npair. daml does.",
     )
     hard_negatives_pretrain: int = option(
-        5, "Hard negatives: epochs of the metric alone at first, on observed negatives.", ge=0
+        5,
+        "Hard negatives: epochs of the metric alone at first, on observed negatives, by the loss with its own margin "
+        "and mining.",
+        ge=0,
     )
     hard_negatives_alone: int = option(
         0, "Hard negatives: epochs of the generator alone after that, before both are trained.", ge=0
     )
     hard_negatives_count: int | None = option(
         None,
-        "Hard negatives: synthetic ones of each anchor and positive, from observed ones at random, at most all. None: as "
-        "in the paper, 1 for contrastive and triplet, one of every image of another class for lifted, C - 1 for npair.",
+        "Hard negatives: synthetic ones of each anchor and positive, from observed ones at random; the time of a step "
+        "and its memory grow with them. None: as the paper's inputs have, 1 for contrastive and triplet, one of every "
+        "image of another class for lifted, C - 1 for npair.",
         ge=1,
     )
     hard_negatives_mining: Literal["all", "semihard", "hardest"] = option(
         "all", "Hard negatives: which of the synthetic ones the metric is trained on."
     )
-    hard_negatives_margin: float = option(1.0, "Hard negatives: γ of equations 6, 8 and 9.", ge=0)
+    hard_negatives_margin: float | None = option(
+        None, "Hard negatives: γ of equations 6, 8, 9 and 10. None: the loss's own margin; 1 for npair.", ge=0
+    )
+    hard_negatives_lr_scale: float | None = option(
+        None, "Hard negatives: learning rate of the generator over the network's. None: as the head's.", gt=0
+    )
     hard_negatives_regularization: float = option(
         1.0, "Hard negatives: λ1 of equation 6, staying close to the observed negative.", ge=0
     )

@@ -178,6 +178,12 @@ class Recipe(
             raise ValueError("hard_negatives of daml must be on, or it is its loss's baseline; got off")
         if self.hard_negatives and self.loss not in SYNTHETIC_LOSSES:
             raise ValueError(f"loss with hard negatives must be one of {', '.join(SYNTHETIC_LOSSES)}; got {self.loss}")
+        if self.hard_negatives and self.iterations is None and 0 < self.epochs <= self.phases_before:
+            raise ValueError(
+                "epochs must be more than hard_negatives_pretrain and hard_negatives_alone, or the metric never meets "
+                f"a synthetic negative; got {self.epochs}, {self.hard_negatives_pretrain} and "
+                f"{self.hard_negatives_alone}"
+            )
         if self.hard_negatives and self.label_vectors != "classes":
             raise ValueError(f"label_vectors with hard negatives must be classes; got {self.label_vectors}")
 
@@ -191,6 +197,23 @@ class Recipe(
         """Whether embeddings are scaled to length 1 in training: unless told otherwise, with every loss but npair."""
         # Its exponents are inner products, too narrow between unit vectors.
         return self.loss != "npair" if self.unit_length == "auto" else self.unit_length == "yes"
+
+    @property
+    def synthetic_margin(self) -> float:
+        """γ of hard negatives: unless told otherwise, the margin of the loss that they are joined with."""
+        if self.hard_negatives_margin is not None:
+            return self.hard_negatives_margin
+        margins = {
+            "contrastive": self.contrastive_negative_margin,
+            "triplet": self.triplet_margin,
+            "lifted": self.lifted_margin,
+        }
+        return margins.get(self.loss, 1.0)
+
+    @property
+    def phases_before(self) -> int:
+        """Epochs before the metric and the generator are trained together, where there is a generator."""
+        return self.hard_negatives_pretrain + self.hard_negatives_alone if self.hard_negatives else 0
 
     @property
     def out_folder(self) -> str:

@@ -62,7 +62,7 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
 
     columns = _columns(groups)
     if not columns:
-        raise ReportError("these results hold no attack to draw; run them with --attack-epsilons")
+        raise ReportError("these results hold no attack to draw; name some by --eval-attacks and --attack-epsilons")
     metrics = _metrics(groups)
     widths = [column.width for column in columns]
     with matplotlib.rc_context(STYLE):

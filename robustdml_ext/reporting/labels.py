@@ -25,6 +25,11 @@ def shows_every_recall(recipe: Mapping[str, Any]) -> bool:
     return is_defense(recipe) or recipe["method"] in ("ecaml", "daml", *_LOSS_LABELS)
 
 
+def is_plain(recipe: Mapping[str, Any]) -> bool:
+    """Whether the recipe's method trains on clean images alone, by one loss of theirs."""
+    return recipe["method"] in ("standard", "pal", "ecaml", "daml", *_LOSS_LABELS)
+
+
 def has_members(recipe: Mapping[str, Any]) -> bool:
     """Whether the recipe's model is an ensemble."""
     return recipe["method"] in ("ensemble", "eat")

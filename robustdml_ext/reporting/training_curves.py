@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from robustdml_ext.reporting.curves import Point
-from robustdml_ext.reporting.labels import method_label
+from robustdml_ext.reporting.labels import is_plain, method_label
 from robustdml_ext.reporting.results import ReportError, group_key, mean_and_deviation, tell_apart
 from robustdml_ext.reporting.tables import SMALL_IS_GOOD, figure_text, metric_heading
 
@@ -25,7 +25,7 @@ KINDS = {
     "validation": "validation images",
     "train": "training batches",
 }
-# A method with one term logs it as its loss.
+# What a method whose loss is one term, of clean images, logs that term as.
 _ELSE = {"loss/metric": "loss"}
 
 Lines = list[dict[str, Any]]
@@ -109,9 +109,10 @@ def curve(group: CurveGroup, kind: str, metric: str) -> Curve:
     """Return the mean and the deviation of a metric over training.
 
     At the steps that all runs have which have the metric at all: where some are behind, the curve ends with them, since
-    a mean over fewer seeds would jump. ``loss/metric`` is the ``loss`` of a run that logs no terms.
+    a mean over fewer seeds would jump. ``loss/metric`` is the ``loss`` of a run whose loss is that term alone.
     """
-    every = [found for lines in group.runs if (found := _values(lines, kind, metric))]
+    name = _ELSE.get(metric) if is_plain(group.recipe) else None
+    every = [found for lines in group.runs if (found := _values(lines, kind, metric, name))]
     steps = sorted(set.intersection(*map(set, every))) if every else []
     points = []
     for step in steps:
@@ -120,10 +121,10 @@ def curve(group: CurveGroup, kind: str, metric: str) -> Curve:
     return Curve(points, len(every))
 
 
-def _values(lines: Sequence[Mapping[str, Any]], kind: str, metric: str) -> dict[int, float]:
+def _values(lines: Sequence[Mapping[str, Any]], kind: str, metric: str, otherwise: str | None) -> dict[int, float]:
     of_kind = [line for line in lines if line["kind"] == kind]
-    if not any(metric in line for line in of_kind) and metric in _ELSE:
-        metric = _ELSE[metric]
+    if otherwise is not None and not any(metric in line for line in of_kind):
+        metric = otherwise
     values = {line["step"]: line.get(metric) for line in of_kind}
     return {step: float(value) for step, value in values.items() if value is not None and math.isfinite(value)}
 
@@ -149,7 +150,7 @@ def panels(groups: Sequence[CurveGroup], metrics: Sequence[str]) -> list[tuple[s
 
 def best_point(metric: str, points: Sequence[Point]) -> Point:
     """Return the best mean: the smallest of a loss and of what should be small, the largest of all else."""
-    small = metric.startswith("loss") or metric in SMALL_IS_GOOD
+    small = metric.startswith(("loss", "generator/", "objective/", "distance/")) or metric in SMALL_IS_GOOD
     return (min if small else max)(points, key=lambda point: point.mean)
 
 

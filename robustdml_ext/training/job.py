@@ -13,6 +13,7 @@ from robustdml_ext.methods import Context, Method
 from robustdml_ext.recipes import Published, Recipe, write_recipe_file
 from robustdml_ext.training import folder as names
 from robustdml_ext.training.batches import SideBySidePlans, TrainingBatches
+from robustdml_ext.training.errors import RunRefusedError
 from robustdml_ext.training.loop import Trainer
 from robustdml_ext.training.precision import choose_precision
 from robustdml_ext.training.processes import Processes
@@ -50,6 +51,12 @@ class Job:
         self.batches = TrainingBatches(
             splits.train, sampler, recipe.epochs, recipe.seed, processes, recipe.workers, recipe.iterations
         )
+        if recipe.hard_negatives and 0 < self.batches.epochs <= recipe.phases_before:
+            raise RunRefusedError(
+                "hard_negatives_pretrain and hard_negatives_alone must leave epochs for the metric to meet synthetic "
+                f"negatives; got {recipe.hard_negatives_pretrain} and {recipe.hard_negatives_alone} of the "
+                f"{self.batches.epochs} epochs of this run"
+            )
         self.context = Context(processes.world_size, processes.rank)
         self.precision = choose_precision(recipe.precision, processes.device)
         self.precision.place(method)

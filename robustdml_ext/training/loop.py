@@ -247,7 +247,12 @@ class Trainer:
 
     def _is_best(self, found: dict[str, float], epoch: int) -> bool:
         best = self.summary.best
-        if not self.recipe.selects or (best is not None and found["recall@1"] <= best["recall@1"]):
+        # Before all of the method is at work there is nothing of it to choose.
+        if (
+            not self.recipe.selects
+            or epoch <= self.recipe.phases_before
+            or (best is not None and found["recall@1"] <= best["recall@1"])
+        ):
             return False
         self.summary.best = {"recall@1": found["recall@1"], "epoch": epoch}
         return True

@@ -110,7 +110,11 @@ class RunningMeans:
         """Return what a checkpoint needs in order to go on with the same sums."""
         return [(list(names), sums.cpu(), self._counts[names]) for names, sums in self._sums.items()]
 
-    def restore(self, state: Sequence[tuple[list[str], Tensor, int]]) -> None:
+    def restore(self, state: Sequence[tuple[list[str], Tensor, int]] | Mapping[str, Any]) -> None:
         """Go on with the sums of a checkpoint."""
+        if isinstance(state, Mapping):  # as earlier versions wrote them
+            numbers = torch.tensor(list(state["numbers"].values()), dtype=torch.float64)
+            sums = numbers if state["sums"] is None else torch.cat([numbers, state["sums"].double()])
+            state = [([*state["numbers"], *state["names"]], sums, state["count"])] if state["count"] else []
         self._sums = {tuple(names): sums for names, sums, _ in state}
         self._counts = {tuple(names): int(count) for names, _, count in state}

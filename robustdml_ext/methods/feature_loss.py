@@ -1,0 +1,77 @@
+"""Losses that look behind the embeddings, at features and head: what energy confusion and hard negatives are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from robustdml_ext.methods.embedded import Embedded
+
+
+class FeatureLoss(nn.Module):
+    """A loss that looks behind the embeddings: `loss(embedded, labels, generator, epoch)` → scalar.
+
+    Attributes:
+        metric: the metric loss L_m of embeddings that it adds to or takes the place of; may be a `FeatureLoss` too.
+        parts: detached figures of its last call, for curves.
+    """
+
+    def __init__(self, metric: nn.Module) -> None:
+        super().__init__()
+        self.metric = metric
+        self.parts: dict[str, Tensor] = {}
+
+    def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            embedded: with features.
+            labels: of the whole batch, int64 `[B]`.
+            generator: what it draws from, alike in all processes.
+            epoch: of the training, from 0.
+        """
+        raise NotImplementedError
+
+    def added(self, embedded: Embedded, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """What it adds to L_m, whatever L_m compares the embeddings with.
+
+        Raises:
+            TypeError: it takes the place of L_m.
+        """
+        raise TypeError(f"loss: {type(self).__name__} takes the place of the metric loss, and knows no label vectors")
+
+    def trains_network(self, epoch: int) -> bool:
+        """Whether the network is to learn in an epoch."""
+        return not isinstance(self.metric, FeatureLoss) or self.metric.trains_network(epoch)
+
+    def resting(self, epoch: int) -> Iterator[nn.Parameter]:
+        """Its own parameters that have no gradient in an epoch."""
+        return self.metric.resting(epoch) if isinstance(self.metric, FeatureLoss) else iter(())
+
+    def parameter_groups(self, base_lr: float) -> list[dict[str, Any]]:
+        """Optimizer groups of the parameters of L_m; for a subclass to add its own."""
+        own_groups = getattr(self.metric, "parameter_groups", None)
+        return [] if own_groups is None else list(own_groups(base_lr))
+
+
+def apply_loss(
+    loss: nn.Module, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int
+) -> Tensor:  # fmt: skip
+    """The loss of a batch, whatever it looks at; a `FeatureLoss` in full precision even under autocast."""
+    value: Tensor
+    if isinstance(loss, FeatureLoss):
+        with torch.autocast(embedded.embeddings.device.type, enabled=False):
+            value = loss(embedded, labels, generator, epoch)
+    else:
+        value = loss(embedded.embeddings, labels)
+    return value
+
+
+def metric_alone(loss: nn.Module) -> nn.Module:
+    """The metric loss `(embeddings, labels)` that a loss is built on: what an attack climbs."""
+    while isinstance(loss, FeatureLoss):
+        loss = loss.metric
+    return loss
