@@ -169,7 +169,7 @@ LOSSES: dict[str, Callable[[Recipe, int], nn.Module]] = {
         recipe.triplet_margin, recipe.triplet_mining, normalize=recipe.unit_embeddings
     ),
     "lifted": lambda recipe, classes: LiftedStructureLoss(recipe.lifted_margin, normalize=recipe.unit_embeddings),
-    "npair": lambda recipe, classes: NPairLoss(),
+    "npair": lambda recipe, classes: NPairLoss(scale=recipe.npair_scale),
     "binomial": lambda recipe, classes: BinomialDevianceLoss(
         recipe.binomial_alpha, recipe.binomial_beta, recipe.binomial_eta
     ),

@@ -27,6 +27,20 @@ def test_is_equation_9(batch: Batch, normalize: bool, reduction: str) -> None:
     assert_is(NPairLoss(reduction, normalize), equation, batch)
 
 
+@given(batches(), st.sampled_from([0.5, 10.0]))
+def test_all_embeddings_of_one_length(batch: Batch, scale: float) -> None:
+    def equation(batch: Batch) -> Tensor:
+        x, y = batch.points(True)
+        terms = []
+        for i, positives, negatives in batch.anchors():
+            for p in positives:
+                exponents = [torch.exp(scale**2 * (x[i] @ y[n] - x[i] @ y[p])) for n in negatives]
+                terms.append(torch.log(1 + sum(exponents, torch.zeros(()))))
+        return mean_of(terms, "mean")
+
+    assert_is(NPairLoss(scale=scale), equation, batch)
+
+
 def test_one_positive_each_is_a_cross_entropy() -> None:
     """With one example of each class on either side, log(1 + Σ exp(s_n − s_p)) = −log softmax(s)_p."""
     torch.manual_seed(0)
@@ -64,4 +78,6 @@ def test_long_embeddings_stay_finite() -> None:
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="mean or sum"):
         NPairLoss(reduction="nonzero")
+    with pytest.raises(ValueError, match="scale"):
+        NPairLoss(scale=0)
     assert "normalize=False" in repr(NPairLoss())

@@ -117,6 +117,11 @@ class LossOptions(OptionGroup):
     contrastive_negative_margin: float = option(1.0, "Distance from which on a negative pair costs nothing.", ge=0)
     triplet_margin: float = option(0.1, "m: by how much squared distances to negatives should be larger.", ge=0)
     triplet_mining: Literal["all", "semihard", "hardest"] = option("all", "Which triplets of the batch count.")
+    npair_scale: float | None = option(
+        None,
+        "Length that embeddings are scaled to for the N-pair loss, 10 in the published code of ECAML. None: they stay.",
+        gt=0,
+    )
     lifted_margin: float = option(1.0, "α: distance that negatives are pushed to.", ge=0)
     binomial_alpha: float = option(2.0, "α: sharpness.", gt=0)
     binomial_beta: float = option(0.5, "β: the similarity that separates positive from negative.")
