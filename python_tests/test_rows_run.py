@@ -67,7 +67,9 @@ def test_the_papers_network_and_images(tmp_path: Path) -> None:
     assert {"recall@1", "nmi", "f1"} <= set(result["seen"]["metrics"])
 
 
-def test_energy_confusion_and_hard_negatives_join_other_methods_by_configuration_alone(tmp_path: Path) -> None:
+def test_energy_confusion_and_hard_negatives_join_other_methods_by_configuration_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["--epochs", "2", "--threads", "1", "--eval-attacks", "--no-tensorboard", "--loss", "triplet"]
     words += ["--hard-negatives", "--hard-negatives-pretrain", "1", "--energy-confusion", "0.02", "--iterations", "17"]
     for method, more in (("mdprop", ["--targets", "1", "5"]), ("adversarial", []), ("at", []), ("eat", [])):
@@ -76,4 +78,8 @@ def test_energy_confusion_and_hard_negatives_join_other_methods_by_configuration
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         last = [line for line in lines if line["kind"] == "train"][-1]
         assert last["epoch"] == 2 and {"loss/metric", "loss/generator", "loss/confusion"} <= set(last)
+        epochs = [line for line in lines if line["kind"] == "epoch"]
+        assert ["loss/generator" in line for line in epochs] == [False, True]
+        said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+        assert ["generator" in line for line in said] == [False, True]
         assert (out / "backbone.pt").is_file() or (out / "backbone-1.pt").is_file()

@@ -42,6 +42,10 @@ from robustdml_ext.training.watch import LossWatch, Seen, StopRequest, is_finite
 Evaluate = Callable[[Method], dict[str, float]]
 
 
+# What an epoch's line tells beside the loss: the players' terms, whose sum says little (figure 7 of DAML).
+EPOCH_TERMS = ("loss/metric", "loss/generator")
+
+
 class Trainer:
     """Trains a method.
 
@@ -176,7 +180,7 @@ class Trainer:
         self.optimizer.step()
         self.summary.steps = step
         self._means.add({"loss": output.loss, **output.log})
-        self._epoch_mean.add({"loss": output.loss})
+        self._epoch_mean.add({"loss": output.loss} | {k: v for k, v in output.log.items() if k in EPOCH_TERMS})
         self._stopping |= stop.asked if asked is None else False
         for seen in self._watch.push(step, output.loss, asked, (batch.images, batch.labels, places), before):
             self._judge(seen)
@@ -242,7 +246,7 @@ class Trainer:
                 self._write("seen", seen, progress)
                 best = self._is_best(found, epoch)
             self.processes.barrier()
-        progress.epoch(self.step, means["loss"], found, judged)
+        progress.epoch(self.step, means, found, judged)
         return best
 
     def _is_best(self, found: dict[str, float], epoch: int) -> bool:

@@ -68,14 +68,23 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.update(self._task, loss=f"{loss:.4f}")
 
-    def epoch(self, step: int, loss: float, found: dict[str, float], judged: str = "test") -> None:
-        """Report an epoch that ended after ``step`` steps, and what was ``found`` on the classes ``judged``."""
+    def epoch(self, step: int, means: dict[str, float], found: dict[str, float], judged: str = "test") -> None:
+        """Report an epoch that ended after ``step`` steps: its mean loss and terms of it, and what was ``found``.
+
+        Args:
+            step: optimizer steps done.
+            means: `loss`, and terms as `loss/metric`.
+            found: figures on the classes judged, none where they were not.
+            judged: which classes those are.
+        """
         shown = "".join(f"  {judged} {name} {value:.1%}" for name, value in found.items() if name == "recall@1")
         if not self._quiet and (self._bar is None or shown):
             done = f"epoch {epochs_of(step, self._per_epoch)}/{epochs_of(self._total, self._per_epoch)}"
             if self._total % self._per_epoch:
                 done += f", step {step}/{self._total}"  # the last epoch is cut short
-            self._console.print(f"{done}  loss {loss:.4f}  {self._rate(step):.1f} steps/s{shown}", highlight=False)
+            terms = ", ".join(f"{name[5:]} {value:.4f}" for name, value in means.items() if name.startswith("loss/"))
+            loss = f"loss {means['loss']:.4f}" + (f" ({terms})" if "," in terms else "")
+            self._console.print(f"{done}  {loss}  {self._rate(step):.1f} steps/s{shown}", highlight=False)
 
     def __enter__(self) -> TrainingProgress:
         if self._bar is not None:
