@@ -77,7 +77,7 @@ def test_energy_confusion_is_the_recipes() -> None:
         assert type(made.loss.metric).__name__.lower().startswith(loss) and made.loss.confusion.logarithmic
         assert (made.loss.confusion.reduction, made.loss.confusion.pairs) == ("mean", None)
     assert not isinstance(built("ecaml", energy_confusion=0.0).loss, EnergyConfused)
-    assert built("npair").loss.scale is None and built("npair", npair_scale=10.0).loss.scale == 10
+    assert built("npair").loss.scale == 10 and built("npair", npair_scale=None).loss.scale is None
     options = {"energy_confusion": 0.5, "energy_confusion_reduction": "sum", "energy_confusion_pairs": 7}
     for method in ("standard", "adversarial", "mdprop", "at", "mixup", "iat", "trades"):
         loss = built(method, **options).loss

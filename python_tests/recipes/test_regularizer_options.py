@@ -18,6 +18,8 @@ def test_ecaml_has_the_papers_weight_for_its_loss_and_data_set() -> None:
     assert parse("ecaml").loss == "binomial" and parse("ecaml").energy_confusion == 0.13
     assert parse("ecaml", "--loss", "triplet", "--energy-confusion", "0").energy_confusion == 0
     assert parse("standard").energy_confusion == 0
+    assert parse("ecaml", "--loss", "npair").npair_scale == parse("npair").npair_scale == 10
+    assert parse("npair", "--npair-scale", "None").npair_scale is None and parse("daml").npair_scale is None
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ def test_ecaml_has_the_papers_weight_for_its_loss_and_data_set() -> None:
         ("standard", ("--hard-negatives-margin", "2"), "--hard-negatives-margin is read only with --hard-negatives"),
         ("standard", ("--energy-confusion-pairs", "2"), "is read only with --energy-confusion"),
         ("at", ("--loss", "triplet", "--hard-negatives", "--label-vectors", "embeddings"), "must be classes"),
-        ("daml", ("--npair-scale", "10"), "npair_scale with hard negatives must be none; got 10.0"),
+        ("daml", ("--npair-scale", "10"), "npair_scale with hard negatives must be None; got 10.0"),
         ("ecaml", ("--energy-confusion", "-1"), "energy_confusion must be greater than or equal to 0; got -1.0"),
     ],
 )

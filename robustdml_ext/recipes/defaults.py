@@ -49,9 +49,12 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "advprop": {"targets": (1,)},
     "mdprop": {"targets": (1, 5)},
     **dict.fromkeys(DEFENSES, _EAT),
-    "ecaml": {**_ECAML, "loss": "binomial"},
+    # All embeddings of length 10 in N-pair losses, as in ECAML's published code: energy confusion shortens the head's
+    # output, which must not be what the exponents are made of.
+    "ecaml": {**_ECAML, "loss": "binomial", "npair_scale": 10.0},
     "daml": {**_ECAML, "loss": "npair", "hard_negatives": True, "triplet_margin": 1.0},
     **{name: {**_ECAML, "loss": name} for name in BASELINES},
+    "npair": {**_ECAML, "loss": "npair", "npair_scale": 10.0},
 }
 
 # A head that starts as the rest of its network does, from scratch, learns at the network's rate.

@@ -119,7 +119,8 @@ class LossOptions(OptionGroup):
     triplet_mining: Literal["all", "semihard", "hardest"] = option("all", "Which triplets of the batch count.")
     npair_scale: float | None = option(
         None,
-        "Length that embeddings are scaled to for the N-pair loss, 10 in the published code of ECAML. None: they stay.",
+        "Length that embeddings are scaled to for the N-pair loss: 10 for ecaml and npair, as in the published code of "
+        "ECAML. None: they stay as they are.",
         gt=0,
     )
     lifted_margin: float = option(1.0, "α: distance that negatives are pushed to.", ge=0)

@@ -178,8 +178,8 @@ class Recipe(
             raise ValueError("hard_negatives of daml must be on, or it is its loss's baseline; got off")
         if self.hard_negatives and self.loss not in SYNTHETIC_LOSSES:
             raise ValueError(f"loss with hard negatives must be one of {', '.join(SYNTHETIC_LOSSES)}; got {self.loss}")
-        if self.hard_negatives and self.npair_scale is not None:
-            raise ValueError(f"npair_scale with hard negatives must be none; got {self.npair_scale}")
+        if self.hard_negatives and self.loss == "npair" and self.npair_scale is not None:
+            raise ValueError(f"npair_scale with hard negatives must be None; got {self.npair_scale}")
         if self.hard_negatives and self.iterations is None and 0 < self.epochs <= self.phases_before:
             raise ValueError(
                 "epochs must be more than hard_negatives_pretrain and hard_negatives_alone, or the metric never meets "
