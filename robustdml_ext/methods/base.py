@@ -130,7 +130,9 @@ class Method(nn.Module):
 
     def take_parts(self) -> dict[str, Tensor | float]:
         """What the losses of this step consist of, each the mean over the step's streams; forgotten afterwards."""
-        means: dict[str, Tensor | float] = {name: torch.stack(parts).mean() for name, parts in self._parts.items()}
+        means: dict[str, Tensor | float] = {
+            name: parts[0] if len(parts) == 1 else torch.stack(parts).mean() for name, parts in self._parts.items()
+        }
         self._parts = {}
         return means
 
