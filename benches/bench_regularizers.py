@@ -22,7 +22,7 @@ NETWORKS = {
     "small net, 1x28x28": ("small", 1, 28, 128, 64),
     "googlenet, 3x64x64": ("googlenet", 3, 64, 128, 512),
 }
-WIDTHS = {"npair": NPairLoss, "triplet": lambda: TripletLoss(1.0)}
+LOSSES = {"npair": NPairLoss, "triplet": lambda: TripletLoss(1.0)}
 
 
 def set_up(network: str, device: str) -> tuple[Embedder, Batch]:
@@ -45,33 +45,28 @@ def step_of(method: Standard, batch: Batch) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("network", list(NETWORKS))
-@pytest.mark.parametrize("variant", ["ECAML", "plain loss"])
-def test_ecaml(variant: str, network: str, measure: Callable[..., None], device: str) -> None:
+def test_ecaml(network: str, measure_in_turn: Callable[..., None], device: str) -> None:
     embedder, batch = set_up(network, device)
-    loss: nn.Module = BinomialDevianceLoss()
-    if variant == "ECAML":
-        loss = EnergyConfused(loss, 0.13)
-    measure(f"ECAML step B=128, {network}", variant, step_of(Standard(embedder, loss), batch), rounds=40)
+    losses = {"ECAML": EnergyConfused(BinomialDevianceLoss(), 0.13), "plain loss": BinomialDevianceLoss()}
+    steps = {variant: step_of(Standard(embedder, loss), batch) for variant, loss in losses.items()}
+    measure_in_turn(f"ECAML step B=128, {network}", steps)
 
 
 @pytest.mark.parametrize("network", list(NETWORKS))
-@pytest.mark.parametrize("form", list(WIDTHS))
-@pytest.mark.parametrize("variant", ["DAML", "plain loss and generator passes", "plain loss"])
-def test_daml(variant: str, form: str, network: str, measure: Callable[..., None], device: str) -> None:
+@pytest.mark.parametrize("form", list(LOSSES))
+def test_daml(form: str, network: str, measure_in_turn: Callable[..., None], device: str) -> None:
     embedder, batch = set_up(network, device)
     embedder.unit_length = False
-    loss: nn.Module = WIDTHS[form]()
-    if variant == "DAML":
-        loss = HardNegatives(loss, embedder.feature_dim, form).to(device)
-    step = step_of(Standard(embedder, loss), batch)
-    if variant == "plain loss and generator passes":
-        passes, plain = generator_passes(embedder.feature_dim, form, batch), step
+    hard = HardNegatives(LOSSES[form](), embedder.feature_dim, form).to(device)
+    ours, plain = (step_of(Standard(embedder, loss), batch) for loss in (hard, LOSSES[form]()))
+    passes = generator_passes(embedder.feature_dim, form, batch)
 
-        def step() -> None:
-            plain()
-            passes()
+    def both() -> None:
+        plain()
+        passes()
 
-    measure(f"DAML ({form}) step B=128, {network}", variant, step, rounds=40)
+    steps = {"DAML": ours, "plain loss and generator passes": both, "plain loss": plain}
+    measure_in_turn(f"DAML ({form}) step B=128, {network}", steps, seconds=10.0)
 
 
 def generator_passes(feature_dim: int, form: str, batch: Batch) -> Callable[[], None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -96,6 +97,30 @@ def measure(
             row["share_of_gemm_rate"] = operations / seconds / limits["gemm_float32_per_second"]
         benchmark.extra_info.update(row)
         _MEASURED.setdefault(group, {})[variant] = row
+
+    return run
+
+
+@pytest.fixture
+def measure_in_turn(device: str, limits: dict[str, float]) -> Callable[..., None]:
+    """measure_in_turn(group, functions by variant): one round of each after the other, so that noise falls on all."""
+
+    def run(group: str, functions: dict[str, Callable[[], object]], *, seconds: float = 6.0, rounds: int = 100) -> None:
+        times: dict[str, list[float]] = {variant: [] for variant in functions}
+        begin = time.perf_counter()
+        for number in range(-2, rounds):  # two rounds to compile and allocate
+            for variant, function in functions.items():
+                start = time.perf_counter()
+                function()
+                roofline.synchronize(device)
+                if number >= 0:
+                    times[variant].append(time.perf_counter() - start)
+            if number >= 4 and time.perf_counter() - begin > seconds:
+                break
+        _MEASURED[group] = {
+            variant: {"min_ms": 1e3 * min(found), "median_ms": 1e3 * statistics.median(found)}
+            for variant, found in times.items()
+        }
 
     return run
 
