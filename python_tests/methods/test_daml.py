@@ -2,135 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import Any
-
 import pytest
 import torch
-from methods.written_out import batch, network
+from methods.daml_written_out import (
+    LABELS,
+    embedded,
+    entries,
+    gradients,
+    made,
+    metric_of,
+    model_of,
+    players,
+    written_out,
+)
 from torch import Tensor
 
-from robustdml_ext.losses import ContrastiveLoss, LiftedStructureLoss, NPairLoss, TripletLoss
-from robustdml_ext.methods import Context, Embedded, HardNegatives, Standard
-from robustdml_ext.methods.embedded import SharedHead
-from robustdml_ext.methods.feature_loss import apply_loss
 from robustdml_ext.methods.synthetic_losses import FORMS
-from robustdml_ext.models import Embedder
-from robustdml_ext.models.generator import Tuples
-
-METRICS = {
-    "contrastive": ContrastiveLoss,
-    "triplet": TripletLoss,
-    "lifted": LiftedStructureLoss,
-    "npair": NPairLoss,
-}
-LABELS = torch.tensor([3, 0, 3, 0, 7, 7, 3])  # three, two and two of a class
-MARGIN = 1.2
-
-
-def made(form: str, **options: Any) -> HardNegatives:
-    torch.manual_seed(5)
-    numbers = {"margin": 1.8 if form == "contrastive" else MARGIN, "hidden": 5, **options}
-    loss = HardNegatives(METRICS[form](), 6, form, **numbers).double()
-    with torch.no_grad():
-        for parameter in loss.generator.parameters():
-            parameter.mul_(2)
-    return loss
-
-
-def embedded(model: Embedder, spread: float = 1.5, rows: int = len(LABELS)) -> tuple[Embedded, Tensor]:
-    """A batch whose features are leaves, so that their gradient can be read."""
-    features = spread * torch.randn(rows, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    features.requires_grad_()
-    embeddings = model.finish(model.head(features))
-    return Embedded(embeddings, embeddings, features, SharedHead(model, Context())), features
-
-
-def model_of(form: str) -> Embedder:
-    model = network()
-    model.unit_length = form != "npair"
-    return model
-
-
-def one_negative(loss: HardNegatives, features: Tensor, negative: int, anchor: int, positive: int) -> Tensor:
-    """Equation 5: three fully connected layers on the concatenated features."""
-    generator = loss.generator
-    joined = torch.cat([features[negative], features[anchor], features[positive]])
-    return generator.third(generator.second(generator.first(joined).relu()).relu())
-
-
-def squared(a: Tensor, b: Tensor) -> Tensor:
-    return (a - b).square().sum()
-
-
-def entries(tuples: Tuples) -> list[tuple[int, int, int, int, int]]:
-    """t, m, and the rows of x⁻, x and x⁺."""
-    count, width = tuples.negatives.shape
-    return [
-        (t, m, int(tuples.negatives[t, m]), int(tuples.anchor[t]), int(tuples.positive[t]))
-        for t, m in itertools.product(range(count), range(width))
-        if tuples.valid is None or tuples.valid[t, m]
-    ]
-
-
-def written_out(
-    loss: HardNegatives, model: Embedder, batch: Embedded, tuples: Tuples, *, as_data: bool = False,
-    labels: Tensor = LABELS,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """J_gen and J_m, term by term; both depend on everything, but for synthetic negatives taken as data."""
-    features, f = batch.features, batch.embeddings
-    assert features is not None
-    generated: dict[tuple[int, int], Tensor] = {}
-    terms = []
-    for t, m, negative, anchor, positive in entries(tuples):
-        synthetic = one_negative(loss, features, negative, anchor, positive)
-        synthetic = synthetic.detach() if as_data else synthetic
-        generated[t, m] = model.finish(model.head(synthetic)[None])[0]
-        hinge = squared(generated[t, m], f[anchor]) - squared(f[positive], f[anchor]) - loss.margin
-        hard, regularize = squared(synthetic, features[anchor]), squared(synthetic, features[negative])
-        terms.append(hard + loss.regularization * regularize + loss.adversary * hinge.relu())
-    return torch.stack(terms).mean(), metric_of(loss, f, tuples, generated, labels)
-
-
-def metric_of(
-    loss: HardNegatives, f: Tensor, tuples: Tuples, generated: dict[tuple[int, int], Tensor], labels: Tensor = LABELS
-) -> Tensor:
-    anchors, positives = tuples.anchor.tolist(), tuples.positive.tolist()
-    if loss.form == "contrastive":
-        pull = [squared(f[i], f[j]) for i, j in itertools.permutations(range(len(f)), 2) if labels[i] == labels[j]]
-        push = [(loss.margin - squared(x, f[anchors[t]])).relu() for (t, _), x in generated.items()]
-        return torch.stack(pull).mean() + sum(push) / max(sum(1 for term in push if term > 0), 1)
-    if loss.form == "triplet":
-        hinges = [
-            (squared(f[positives[t]], f[anchors[t]]) - squared(x, f[anchors[t]]) + loss.margin).relu()
-            for (t, _), x in generated.items()
-        ]
-        return sum(hinges) / max(sum(1 for term in hinges if term > 0), 1)
-    terms = []
-    for t, (anchor, positive) in enumerate(zip(anchors, positives, strict=True)):
-        own = [x for (row, _), x in generated.items() if row == t]
-        if loss.form == "npair":
-            exponents = [(f[anchor] @ x - f[anchor] @ f[positive]).exp() for x in own]
-            terms.append((1 + sum(exponents, f.new_zeros(()))).log())
-            continue
-        (other,) = (s for s in range(len(anchors)) if (anchors[s], positives[s]) == (positive, anchor))
-        theirs = [x for (row, _), x in generated.items() if row == other]
-        near = [(loss.margin - squared(x, f[anchor]).sqrt()).exp() for x in own]
-        near += [(loss.margin - squared(x, f[positive]).sqrt()).exp() for x in theirs]
-        terms.append((sum(near).log() + squared(f[anchor], f[positive]).sqrt()).relu().square() / 2)
-    return torch.stack(terms).mean()
-
-
-def players(loss: HardNegatives, model: Embedder, features: Tensor) -> dict[str, Tensor]:
-    """What the gradients are of: θ_g, the head, and the features, which lead to the backbone."""
-    named = {f"generator.{name}": parameter for name, parameter in loss.generator.named_parameters()}
-    return {**named, "weight": model.head.weight, "bias": model.head.bias, "features": features}
-
-
-def gradients(of: Tensor, at: dict[str, Tensor]) -> dict[str, Tensor]:
-    return dict(
-        zip(at, torch.autograd.grad(of, list(at.values()), retain_graph=True, materialize_grads=True), strict=True)
-    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -145,45 +32,6 @@ def test_ragged_classes_leave_out_what_is_not_there(form: str) -> None:
     generated, metric = written_out(loss, model, data, tuples, labels=labels)
     torch.testing.assert_close(loss.parts["loss/generator"], generated.detach())
     torch.testing.assert_close(loss.parts["loss/metric"], metric.detach())
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_full_precision_under_autocast(form: str) -> None:
-    model, loss = model_of(form).float(), made(form).float()
-    _, features = embedded(model.double())
-    model.float()
-    single = features.detach().float()
-    embeddings = model.finish(model.head(single))
-    batch = Embedded(embeddings, embeddings, single.bfloat16().float(), SharedHead(model, Context()))
-    values = []
-    for enabled in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            value = apply_loss(loss, batch, LABELS, torch.Generator().manual_seed(1), 0)
-        values.append(value)
-    assert values[0].dtype == torch.float32 and torch.equal(*values)
-
-
-def test_n_pairs_are_of_other_images_each_time() -> None:
-    labels = torch.arange(4).repeat_interleave(4)
-    anchors = {tuple(FORMS["npair"].draw(labels, None, torch.Generator().manual_seed(seed)).anchor.tolist())
-               for seed in range(5)}  # fmt: skip
-    assert len(anchors) == 5
-
-
-def test_the_generator_learns_at_its_own_rate() -> None:
-    model = network()
-    method = Standard(model, HardNegatives(TripletLoss(), model.feature_dim, "triplet", lr_scale=3.0).double())
-    method.head_lr_scale = 10.0
-    rates = {id(p): group["lr"] for group in method.parameter_groups(0.1, 0.0) for p in group["params"]}
-    assert all(rates[id(p)] == pytest.approx(0.3) for p in method.loss.generator.parameters())
-    assert all(rates[id(p)] == pytest.approx(1.0) for p in model.head.parameters())
-
-
-def test_labels_are_checked() -> None:
-    data, _ = embedded(model_of("triplet"))
-    for labels, error in ((LABELS[:5], ValueError), (LABELS + 0.4, TypeError), (LABELS.int(), TypeError)):
-        with pytest.raises(error, match="labels: expected"):
-            made("triplet")(data, labels, torch.Generator(), 0)
 
 
 @pytest.mark.parametrize("count", [None, 2])
@@ -277,25 +125,6 @@ def test_each_term_of_the_generator_does_its_own(term: str) -> None:
         assert weights[term] * parts[1][f"generator/{term}"] < weights[term] * parts[0][f"generator/{term}"]
 
 
-def test_phases_are_those_of_algorithm_1() -> None:
-    """Line 1: the metric alone, on observed negatives; then the generator alone, if asked for; then both."""
-    model, form = model_of("triplet"), "triplet"
-    loss = made(form, pretrain_epochs=2, generator_epochs=1)
-    data, features = embedded(model)
-    at = players(loss, model, features)
-    moved = []
-    for epoch in range(5):
-        found = gradients(loss(data, LABELS, torch.Generator(), epoch), at)
-        moved.append((found["generator.first.weight"].any().item(), found["features"].any().item()))
-        names = set(loss.parts)
-        if epoch < 2:
-            assert names == {"loss/metric"}
-            torch.testing.assert_close(loss.parts["loss/metric"], TripletLoss()(data.embeddings, LABELS).detach())
-        else:
-            assert "loss/generator" in names and ("loss/metric" in names) == (epoch > 2)
-    assert moved == [(False, True)] * 2 + [(True, False)] + [(True, True)] * 2
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_mining_counts_some_of_the_synthetic_negatives(form: str) -> None:
     model = model_of(form)
@@ -319,41 +148,3 @@ def test_mining_counts_some_of_the_synthetic_negatives(form: str) -> None:
         if form in ("triplet", "contrastive") and generated:
             expected = metric_of(loss, data.embeddings, tuples, generated)
             torch.testing.assert_close(loss.parts["loss/metric"], torch.as_tensor(expected).detach())
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("labels", [[0, 0, 0, 0], [0, 1, 2, 3], [5], [0, 0, 1, 2]], ids=str)
-def test_batches_without_negatives_or_positives_have_finite_gradients(form: str, labels: list[int]) -> None:
-    model, loss = model_of(form), made(form)
-    data, features = embedded(model, rows=len(labels))
-    value = loss(data, torch.tensor(labels), torch.Generator(), 0)
-    assert value.isfinite()
-    for gradient in gradients(value, players(loss, model, features)).values():
-        assert gradient.isfinite().all()
-
-
-def test_trains_in_a_step_with_its_own_optimizer_group() -> None:
-    model = network()
-    loss = HardNegatives(TripletLoss(), model.feature_dim, "triplet").double()
-    method = Standard(model, loss).train()
-    groups = method.parameter_groups(1e-3, 1e-4)
-    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in method.parameters()}
-    output = method.training_step(batch(), torch.Generator(), Context())
-    output.loss.backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in loss.generator.parameters())
-    assert {"loss/metric", "loss/generator", "generator/hard"} <= set(output.log)
-
-
-def test_errors_name_the_argument() -> None:
-    for options, message in [
-        ({"form": "quadruplet"}, "form: expected one of contrastive, triplet, lifted, npair; got 'quadruplet'"),
-        ({"mining": "easy"}, "mining"),
-        ({"gradients": "none"}, "gradients"),
-        ({"adversary": -1.0}, "adversary: expected a number >= 0, got -1.0"),
-        ({"regularization": float("nan")}, "regularization"),
-        ({"negatives": 0}, "negatives"),
-        ({"pretrain_epochs": -1}, "pretrain_epochs"),
-        ({"hidden": 0}, "hidden"),
-    ]:
-        with pytest.raises(ValueError, match=message.split(":")[0]):
-            HardNegatives(TripletLoss(), 6, **{"form": "triplet", **options})

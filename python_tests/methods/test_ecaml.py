@@ -145,6 +145,10 @@ def test_rests_while_the_generator_is_trained_alone() -> None:
 def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match="weight: expected a number >= 0, got -1"):
         EnergyConfused(TripletLoss(), -1)
+    with pytest.raises(TypeError, match="weight: expected a number, got str"):
+        EnergyConfused(TripletLoss(), "a")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="metric: expected a loss, got str"):
+        EnergyConfused("triplet", 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="reduction"):
         EnergyConfused(TripletLoss(), 1, reduction="none")
 

@@ -11,7 +11,20 @@ from torch import Tensor, nn
 
 from robustdml_ext.attacks import PGD, TowardsTargets, sample_targets
 from robustdml_ext.losses import ArcFaceLoss, MultiSimilarityLoss
-from robustdml_ext.methods import Adversarial, AdvPropD, Batch, Context, MDProp, Method, Standard
+from robustdml_ext.methods import (
+    IAT,
+    TRADES,
+    Adversarial,
+    AdvPropD,
+    Batch,
+    Context,
+    EnergyConfused,
+    MDProp,
+    Method,
+    MixUp,
+    Standard,
+    UntargetedAdversarial,
+)
 from robustdml_ext.models import Embedder, build_embedder
 
 
@@ -194,6 +207,19 @@ def test_parameter_groups_and_inference() -> None:
     images = batch().images
     assert torch.equal(method.embed(images), method.embedder(images, distribution=0))
     assert torch.equal(method(images), method.embed(images))
+
+
+def test_a_batch_without_images_is_refused() -> None:
+    untargeted, metric = attack(), MultiSimilarityLoss()
+    one, three = network(1), network(3)
+    made = [
+        Standard(one, metric), Standard(one, EnergyConfused(metric, 0.1)), Adversarial(one, metric, (2,), attack()),
+        MDProp(three, metric, (1, 5), attack()), UntargetedAdversarial(one, metric, untargeted), MixUp(one, metric),
+        IAT(one, metric, untargeted), TRADES(one, metric, untargeted),
+    ]  # fmt: skip
+    for method in made:
+        with pytest.raises(ValueError, match="batch: expected at least one image, got none"):
+            method.training_step(batch(0), torch.Generator(), Context())
 
 
 def test_errors_name_the_argument() -> None:

@@ -89,5 +89,7 @@ def test_keeps_its_precision_under_autocast_and_names_what_does_not_fit() -> Non
         assert generator(torch.rand(5, 4, dtype=torch.bfloat16), chosen).dtype == torch.float32
     with pytest.raises(ValueError, match=r"features: expected \[B, 4\], got \[5, 3\]"):
         generator(torch.rand(5, 3), chosen)
-    with pytest.raises(ValueError, match="feature_dim, hidden"):
+    with pytest.raises(ValueError, match="feature_dim: expected >= 1, got 0"):
         HardNegativeGenerator(0)
+    with pytest.raises(TypeError, match="hidden: expected a whole number, got float"):
+        HardNegativeGenerator(4, 2.5)  # type: ignore[arg-type]

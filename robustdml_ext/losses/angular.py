@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from robustdml_ext.losses.angular_blocks import Settings, angular_blocks
-from robustdml_ext.losses.embeddings import check_batch
+from robustdml_ext.losses.referenced import ReferencedLoss
 from robustdml_ext.ops.pair_loss import check_reference
 
 _FORMS = ("npair", "triplet")
 
 
-class AngularLoss(nn.Module):
+class AngularLoss(ReferencedLoss):
     """Angular loss (Wang et al. 2017), over all positive pairs of a batch with all their negatives.
 
     With P the ordered pairs (i, p) of one class (i ≠ p), N_i the embeddings of other classes than i's, and
@@ -56,34 +54,14 @@ class AngularLoss(nn.Module):
             raise ValueError(f"reduction: expected mean or sum, got {reduction!r}")
         self.alpha, self.form, self.reduction, self.normalize = alpha, form, reduction, normalize
 
-    def forward(
+    def compute(
         self,
         embeddings: Tensor,
         labels: Tensor,
-        reference: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-        self_offset: int | None = None,
+        reference: Tensor | None,
+        reference_labels: Tensor | None,
+        self_offset: int | None,
     ) -> Tensor:
-        """Scalar loss of embeddings `[B, D]` with labels int64 `[B]`, float32 or, for float64 embeddings, float64.
-
-        Without a reference each embedding, as the anchor, is compared with the others of its batch.
-
-        Args:
-            embeddings: `[B, D]`, B >= 1.
-            labels: int64 `[B]`.
-            reference: `[M, D]`, where positives and negatives are from instead: a memory of earlier batches, or the
-                gathered batches of all processes. Gradients reach it where it asks for them.
-            reference_labels: int64 `[M]`.
-            self_offset: anchor i is row `self_offset + i` of the reference, and is not compared with itself. None:
-                anchors are not in the reference.
-
-        Raises:
-            TypeError, ValueError: an argument of another type or shape.
-        """
-        check_batch(embeddings, labels)
-        if isinstance(reference, Tensor) and reference.dtype != embeddings.dtype:
-            common = torch.promote_types(embeddings.dtype, reference.dtype)
-            embeddings, reference = embeddings.to(common), reference.to(common)
         offset = -1
         if reference is not None or reference_labels is not None or self_offset is not None:
             offset = check_reference(embeddings, reference, reference_labels, self_offset)
@@ -91,10 +69,6 @@ class AngularLoss(nn.Module):
             math.tan(math.radians(self.alpha)) ** 2, self.form == "triplet", self.reduction == "mean", self.normalize
         )
         return angular_blocks(embeddings, labels, reference, reference_labels, offset, settings)
-
-    def parameter_groups(self, base_lr: float) -> list[dict[str, Any]]:
-        """Optimizer groups of the loss's own parameters: none."""
-        return []
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, form={self.form!r}, reduction={self.reduction!r}, normalize={self.normalize}"

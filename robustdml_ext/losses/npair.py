@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustdml_ext.losses.embeddings import check_batch, full_precision
+from robustdml_ext.losses.embeddings import full_precision
 from robustdml_ext.losses.pair import PairLoss, check_above_zero
 
 
@@ -38,20 +38,18 @@ class NPairLoss(PairLoss):
         self.scale = scale
         self.check()
 
-    def forward(
+    def compute(
         self,
         embeddings: Tensor,
         labels: Tensor,
-        reference: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-        self_offset: int | None = None,
+        reference: Tensor | None,
+        reference_labels: Tensor | None,
+        self_offset: int | None,
     ) -> Tensor:
-        """As `PairLoss`."""
         if self.scale is not None:
-            check_batch(embeddings, labels)
             embeddings = self.scale * F.normalize(full_precision(embeddings), dim=1)
             reference = None if reference is None else self.scale * F.normalize(full_precision(reference), dim=1)
-        return super().forward(embeddings, labels, reference, reference_labels, self_offset)
+        return super().compute(embeddings, labels, reference, reference_labels, self_offset)
 
     def numbers(self) -> tuple[float, ...]:
         return ()

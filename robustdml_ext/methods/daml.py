@@ -6,7 +6,6 @@ tuples, and optimize θ_g and θ_f jointly by equation 7, J = J_gen + λ J_m.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from robustdml_ext.losses.embeddings import check_batch
 from robustdml_ext.methods.embedded import Embedded
-from robustdml_ext.methods.feature_loss import FeatureLoss, apply_loss
+from robustdml_ext.methods.feature_loss import FeatureLoss, apply_loss, check_number
 from robustdml_ext.methods.synthetic_losses import FORMS, Synthetic, squared_distance
 from robustdml_ext.models.generator import HardNegativeGenerator, Tuples
 
@@ -91,12 +90,6 @@ class HardNegatives(FeatureLoss):
             raise ValueError(f"mining: expected one of {', '.join(MINING)}; got {mining!r}")
         if gradients not in GRADIENTS:
             raise ValueError(f"gradients: expected one of {', '.join(GRADIENTS)}; got {gradients!r}")
-        for name, number in (("regularization", regularization), ("adversary", adversary), ("weight", weight),
-                             ("margin", margin)):  # fmt: skip
-            if not 0 <= number < math.inf:
-                raise ValueError(f"{name}: expected a number >= 0, got {number}")
-        if not 0 < lr_scale < math.inf:
-            raise ValueError(f"lr_scale: expected a number above 0, got {lr_scale}")
         if negatives is not None and negatives < 1:
             raise ValueError(f"negatives: expected >= 1 or None, got {negatives}")
         if pretrain_epochs < 0 or generator_epochs < 0:
@@ -104,9 +97,11 @@ class HardNegatives(FeatureLoss):
                 f"pretrain_epochs, generator_epochs: expected >= 0, got {pretrain_epochs} and {generator_epochs}"
             )
         self.generator = HardNegativeGenerator(feature_dim, hidden)
-        self.form, self.margin, self.negatives, self.mining = form, margin, negatives, mining
-        self.lr_scale = lr_scale
-        self.regularization, self.adversary, self.weight = regularization, adversary, weight
+        self.form, self.negatives, self.mining = form, negatives, mining
+        self.margin, self.weight = check_number("margin", margin), check_number("weight", weight)
+        self.regularization = check_number("regularization", regularization)
+        self.adversary = check_number("adversary", adversary)
+        self.lr_scale = check_number("lr_scale", lr_scale, above=True)
         self.pretrain_epochs, self.generator_epochs, self.gradients = pretrain_epochs, generator_epochs, gradients
 
     def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int) -> Tensor:

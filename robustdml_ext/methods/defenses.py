@@ -119,7 +119,6 @@ class MixUp(Defense):
     def training_step(self, batch: Batch, generator: torch.Generator, context: Context) -> StepOutput:
         """β·L_metric(F(x), Y) + (1 − β)·L_metric(F(x̃), ỹ), x̃ = λx_0 + (1 − λ)x_1; for ỹ see `to_mixture`."""
         labels = context.gather(batch.labels)
-        check_images(batch)
         share, partners = self.draw(len(labels), generator)
         mixed = self.mix(batch.images, share, partners, context)
         clean, between = self.embed_together([batch.images, mixed], context)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from robustdml_ext.losses import EnergyConfusion
 from robustdml_ext.methods.embedded import Embedded
-from robustdml_ext.methods.feature_loss import FeatureLoss, apply_loss
+from robustdml_ext.methods.feature_loss import FeatureLoss, apply_loss, check_number
 
 
 class EnergyConfused(FeatureLoss):
@@ -45,9 +43,7 @@ class EnergyConfused(FeatureLoss):
         pairs: int | None = None,
     ) -> None:
         super().__init__(metric)
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight: expected a number >= 0, got {weight}")
-        self.weight = weight
+        self.weight = check_number("weight", weight)
         self.confusion = EnergyConfusion(logarithmic, reduction, pairs)
 
     def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int) -> Tensor:

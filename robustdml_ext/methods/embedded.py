@@ -123,7 +123,13 @@ def join(streams: Sequence[Embedded]) -> Embedded:
 
 
 def split_streams(rows: Tensor, count: int, context: Context) -> list[Tensor]:
-    """Rows `[count·b, D]` of a joint pass → those of each stream over all processes, `[B, D]` each."""
+    """Rows `[count·b, D]` of a joint pass → those of each stream over all processes, `[B, D]` each.
+
+    Raises:
+        ValueError: there are none.
+    """
     own = len(rows) // count
+    if not own:
+        raise ValueError("batch: expected at least one image, got none")
     by_image = rows.reshape(count, own, -1).transpose(0, 1)
     return list(context.gather(by_image).unbind(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,10 +18,15 @@ class FeatureLoss(nn.Module):
     Attributes:
         metric: the metric loss L_m of embeddings that it adds to or takes the place of; may be a `FeatureLoss` too.
         parts: detached figures of its last call, for curves.
+
+    Raises:
+        TypeError: the metric loss is no module.
     """
 
     def __init__(self, metric: nn.Module) -> None:
         super().__init__()
+        if not isinstance(metric, nn.Module):
+            raise TypeError(f"metric: expected a loss, got {type(metric).__name__}")
         self.metric = metric
         self.parts: dict[str, Tensor] = {}
 
@@ -55,6 +61,20 @@ class FeatureLoss(nn.Module):
         """Optimizer groups of the parameters of L_m; for a subclass to add its own."""
         own_groups = getattr(self.metric, "parameter_groups", None)
         return [] if own_groups is None else list(own_groups(base_lr))
+
+
+def check_number(name: str, number: object, *, above: bool = False) -> float:
+    """A finite number of at least 0, or above it.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is out of range.
+    """
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise TypeError(f"{name}: expected a number, got {type(number).__name__}")
+    if not 0 <= number < math.inf or (above and number == 0):
+        raise ValueError(f"{name}: expected a number {'above' if above else '>='} 0, got {number}")
+    return number
 
 
 def apply_loss(

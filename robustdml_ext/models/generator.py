@@ -35,14 +35,18 @@ class HardNegativeGenerator(nn.Module):
         hidden: H, width of the two hidden layers; F where None, as the paper does not say.
 
     Raises:
+        TypeError: a size that is no whole number.
         ValueError: a size below 1.
     """
 
     def __init__(self, feature_dim: int, hidden: int | None = None) -> None:
         super().__init__()
         hidden = feature_dim if hidden is None else hidden
-        if feature_dim < 1 or hidden < 1:
-            raise ValueError(f"feature_dim, hidden: expected >= 1, got {feature_dim} and {hidden}")
+        for name, size in (("feature_dim", feature_dim), ("hidden", hidden)):
+            if not isinstance(size, int):
+                raise TypeError(f"{name}: expected a whole number, got {type(size).__name__}")
+            if size < 1:
+                raise ValueError(f"{name}: expected >= 1, got {size}")
         self.first = nn.Linear(3 * feature_dim, hidden)
         self.second = nn.Linear(hidden, hidden)
         self.third = nn.Linear(hidden, feature_dim)

@@ -68,6 +68,8 @@ def read_curves(path: str | Path) -> tuple[dict[str, Any], Lines]:
         ReportError: there are none, or they are not ours.
     """
     place = Path(path)
+    if not place.exists():
+        raise ReportError(f"no curves at {path}: name the folder of a run that has begun")
     folder = place if place.is_dir() else place.parent
     file = folder / "metrics.jsonl"
     try:
