@@ -81,6 +81,8 @@ def result_table(result: Mapping[str, Any]) -> Table:
     columns = _columns([entry["metrics"] for entry in result["results"]], every)
     unseen = result.get("data", {}).get("zero_shot", True)
     title = "Test classes, unseen in training" if unseen else "Test images, of the classes trained on"
+    if result.get("seen"):
+        title += ", and images trained on"
     if result.get("weights", {}).get("selected_on") == "test":
         title += "; the weights were selected on them, so the figures are optimistic"
     table = Table(title=title, title_justify="left")

@@ -27,7 +27,7 @@ _RESERVED = {"seed": "--seeds says which", "out": "every run has a folder of its
 # Options that leave a finished run's result as it is.
 _PLACE = frozenset(
     {"out", "root", "device", "workers", "threads", "save_every", "keep", "log_every", "tensorboard", "download",
-     "eval_batch_size", "evaluate_every"}
+     "eval_batch_size"}
 )  # fmt: skip
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
 
