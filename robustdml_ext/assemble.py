@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,11 +34,13 @@ from robustdml_ext.methods import (
     Method,
     MixUp,
     NaiveEnsemble,
+    Prototypes,
+    PrototypicalLoss,
     Standard,
     UntargetedAdversarial,
     split_into_parts,
 )
-from robustdml_ext.models import Embedder, EmbedderEnsemble, build_embedder
+from robustdml_ext.models import Embedder, EmbedderEnsemble, PrototypicalClassifier, PrototypicalHeads, build_embedder
 from robustdml_ext.recipes import CLEAN, Recipe
 
 
@@ -82,6 +84,8 @@ def assemble(recipe: Recipe) -> Assembled:
         losses = [build_loss(recipe, classes, member.feature_dim) for member in embedder.embedders]
         parts = split_into_parts(splits.train.labels, recipe.members, recipe.seed) if recipe.split else None
         method = ENSEMBLES[recipe.method](recipe, embedder, losses, parts)
+    elif recipe.method == "prototypes":
+        method = build_prototypes(recipe, embedder, classes)
     else:
         method = METHODS[recipe.method](recipe, embedder, build_loss(recipe, classes, embedder.feature_dim))
     method.head_lr_scale = recipe.head_lr_scale
@@ -122,6 +126,50 @@ def build_loss(recipe: Recipe, classes: int, feature_dim: int) -> nn.Module:
             pairs=recipe.energy_confusion_pairs,
         )
     return loss
+
+
+def build_prototypes(recipe: Recipe, embedder: Embedder, classes: int) -> Prototypes:
+    """Build the method with the similarity network, prototypes and dense output layer for so many classes."""
+    heads = PrototypicalHeads(
+        classes,
+        embedder.embedding_dim,
+        recipe.similarity_hidden,
+        dropout=recipe.similarity_dropout,
+        momentum=recipe.prototype_momentum,
+    )
+    loss = PrototypicalLoss(
+        heads,
+        pair_weight=recipe.pair_weight,
+        auxiliary_weight=recipe.auxiliary_weight,
+        label_smoothing=recipe.label_smoothing,
+    )
+    return Prototypes(embedder, loss, recipe.adversarial, _attack(recipe), adversarial_batch=recipe.adversarial_batch)
+
+
+def build_classifier(
+    recipe: Recipe, channels: int, state: Mapping[str, Tensor], class_names: Sequence[str] | None = None
+) -> PrototypicalClassifier:
+    """Build the classifier that `prototypes` trained, in eval mode on the CPU, from its method's weights.
+
+    Args:
+        recipe: what it was trained by.
+        channels: of the images.
+        state: the method's state dict, as checkpoints have it.
+        class_names: one a prototype, those added after training included; None: their numbers.
+
+    Raises:
+        ValueError: the recipe is of another method.
+        RuntimeError: weights that do not fit.
+    """
+    if recipe.method != "prototypes":
+        raise ValueError(f"recipe: expected one of prototypes, got one of {recipe.method}")
+    dense = "loss.heads.dense.weight"
+    if dense not in state:
+        raise ValueError(f"state: expected the method's weights with {dense}, which there is not")
+    embedder = _embedder(recipe.model_copy(update={"weights": "none"}), channels)
+    method = build_prototypes(recipe, embedder, len(state[dense]))
+    method.load_state_dict(dict(state))
+    return method.classifier(None if class_names is None else list(class_names)).eval()
 
 
 def build_network(recipe: Recipe, channels: int) -> Embedder | EmbedderEnsemble:

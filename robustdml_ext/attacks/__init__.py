@@ -1,6 +1,14 @@
 """Attacks on embeddings: objectives, gradient and gradient-free searches, and the ways into a model."""
 
 from robustdml_ext.attacks.adaptive import AdaptivePGD
+from robustdml_ext.attacks.class_objectives import (
+    CLASS_OBJECTIVES,
+    ClassObjective,
+    CrossEntropyAscent,
+    MarginAscent,
+    ProbabilityAscent,
+    margins,
+)
 from robustdml_ext.attacks.gradient import gradient_flows
 from robustdml_ext.attacks.joint import JointAttack, SideBySide, Summed
 from robustdml_ext.attacks.loss_objective import MetricLossAscent
@@ -16,17 +24,22 @@ from robustdml_ext.attacks.victim import under_attack
 
 __all__ = [
     "BIM",
+    "CLASS_OBJECTIVES",
     "FGSM",
     "PGD",
     "AdaptivePGD",
     "AwayFromClean",
     "CandidateRank",
+    "ClassObjective",
+    "CrossEntropyAscent",
     "FromStart",
     "Joined",
     "JointAttack",
+    "MarginAscent",
     "MetricLossAscent",
     "Objective",
     "OutOfTopK",
+    "ProbabilityAscent",
     "RankAmong",
     "SideBySide",
     "SquareAttack",
@@ -35,6 +48,7 @@ __all__ = [
     "TowardsTargets",
     "gradient_flows",
     "in_streams",
+    "margins",
     "normalized_rank",
     "routes",
     "sample_targets",

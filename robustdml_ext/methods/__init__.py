@@ -10,6 +10,7 @@ from robustdml_ext.methods.ecaml import EnergyConfused
 from robustdml_ext.methods.embedded import Embedded
 from robustdml_ext.methods.feature_loss import FeatureLoss
 from robustdml_ext.methods.mdprop import AdvPropD, MDProp
+from robustdml_ext.methods.prototypes import Prototypes, PrototypicalLoss
 from robustdml_ext.methods.standard import Standard
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "Method",
     "MixUp",
     "NaiveEnsemble",
+    "Prototypes",
+    "PrototypicalLoss",
     "Standard",
     "StepOutput",
     "UntargetedAdversarial",

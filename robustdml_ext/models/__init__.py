@@ -6,10 +6,13 @@ from robustdml_ext.models.embedder import Embedder
 from robustdml_ext.models.embedder_ensemble import EmbedderEnsemble
 from robustdml_ext.models.ensemble import Ensemble
 from robustdml_ext.models.fusion import fused_forward
+from robustdml_ext.models.lenet import LeNet
 from robustdml_ext.models.norm import DistributionNorm, NormContext
 from robustdml_ext.models.plain import PlainEmbedder, plain_embedder
+from robustdml_ext.models.prototypical import Head, PrototypicalClassifier, PrototypicalHeads, class_means
 from robustdml_ext.models.similarity import SimilarityNetwork
 from robustdml_ext.models.small import SmallNet
+from robustdml_ext.models.wide_resnet import WideResNet
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -18,11 +21,17 @@ __all__ = [
     "Embedder",
     "EmbedderEnsemble",
     "Ensemble",
+    "Head",
+    "LeNet",
     "NormContext",
     "PlainEmbedder",
+    "PrototypicalClassifier",
+    "PrototypicalHeads",
     "SimilarityNetwork",
     "SmallNet",
+    "WideResNet",
     "build_embedder",
+    "class_means",
     "convert_norms",
     "fused_forward",
     "plain_embedder",

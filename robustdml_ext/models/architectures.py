@@ -1,4 +1,4 @@
-"""Networks by architecture name: our own, `small` and `bn_inception`, and torchvision's for classification."""
+"""Networks by architecture name: our own (`small`, `lenet`, wide ResNets, …), and torchvision's for classification."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import torchvision
 from torch import nn
 
 from robustdml_ext.models.bn_inception import BN_INCEPTION_MEAN, BN_INCEPTION_STD, BN_INCEPTION_URL, BNInception
+from robustdml_ext.models.lenet import LeNet
 from robustdml_ext.models.small import SmallNet
+from robustdml_ext.models.wide_resnet import WideResNet, wide_resnet_size
 
 IMAGENET_CLASSES = 1000
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -44,14 +46,34 @@ def _small(channels: int, widths: Sequence[int] | None, outputs: int) -> nn.Modu
     return SmallNet(channels, num_classes=outputs, **options)
 
 
+def _lenet(channels: int, widths: Sequence[int] | None, outputs: int) -> nn.Module:
+    options = {} if widths is None else {"widths": widths}
+    return LeNet(channels, num_classes=outputs, **options)
+
+
 OWN = {
     "small": OwnArchitecture(_small, any_channels=True),
+    "lenet": OwnArchitecture(_lenet, any_channels=True),
     "bn_inception": OwnArchitecture(
         lambda channels, widths, outputs: BNInception(outputs),
         normalization=(BN_INCEPTION_MEAN, BN_INCEPTION_STD),
         url=BN_INCEPTION_URL,
     ),
 }
+
+
+WIDE_RESNET = "wide_resnetDEPTH_WIDTH"
+
+
+def own_architecture(arch: str) -> OwnArchitecture | None:
+    """The architecture of this package by that name, or None: one of `OWN`, or a wide ResNet as wide_resnet34_10."""
+    size = wide_resnet_size(arch)
+    if size is None:
+        return OWN.get(arch)
+    depth, width = size
+    return OwnArchitecture(
+        lambda channels, widths, outputs: WideResNet(depth, width, outputs, channels), any_channels=True
+    )
 
 
 def check_arch(arch: str, channels: int = 3) -> None:
@@ -62,14 +84,15 @@ def check_arch(arch: str, channels: int = 3) -> None:
             channels.
     """
     known = torchvision.models.list_models(module=torchvision.models)
-    if arch not in OWN and arch not in known:
-        close = difflib.get_close_matches(arch, [*OWN, *known], n=3)
+    own = own_architecture(arch)
+    if own is None and arch not in known:
+        close = difflib.get_close_matches(arch, [*OWN, "wide_resnet34_10", *known], n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        ours = ", ".join(OWN)
+        ours = ", ".join([*OWN, WIDE_RESNET])
         raise ValueError(
             f"arch: {arch!r} is neither one of ours ({ours}) nor a torchvision classification network{hint}"
         )
-    if channels != 3 and not (arch in OWN and OWN[arch].any_channels):
+    if channels != 3 and not (own is not None and own.any_channels):
         raise ValueError(
             f"channels: {arch} takes images of 3 channels, got {channels}; ask for 3 of gray images, or for small"
         )
@@ -82,10 +105,11 @@ def make_network(arch: str, channels: int, outputs: int, widths: Sequence[int] |
         arch: its name.
         channels: of the images.
         outputs: of the classifier.
-        widths: channels of the stages of `small`; None: its own.
+        widths: channels of the stages of `small`, or of the layers of `lenet`; None: its own.
     """
-    if arch in OWN:
-        return OWN[arch].make(channels, widths, outputs)
+    own = own_architecture(arch)
+    if own is not None:
+        return own.make(channels, widths, outputs)
     options = torchvision_options(arch)
     if options:
         options["init_weights"] = True
@@ -105,13 +129,14 @@ def normalization(arch: str, channels: int = 3) -> tuple[Sequence[float], Sequen
     """Mean and std per channel, RGB in pixels of [0, 1], that an architecture's images are normalized by.
 
     They are ImageNet's for torchvision's networks, but for googlenet and inception_v3 0.5 and 0.5; those of the
-    published weights for `bn_inception`; and for `small` (0, …) and (1, …).
+    published weights for `bn_inception`; and for all others of ours (0, …) and (1, …).
     """
     if arch in _INCEPTIONS:
         return _TO_ONE, _TO_ONE
-    if arch not in OWN:
+    own = own_architecture(arch)
+    if own is None:
         return IMAGENET_MEAN, IMAGENET_STD
-    return OWN[arch].normalization or ((0.0,) * channels, (1.0,) * channels)
+    return own.normalization or ((0.0,) * channels, (1.0,) * channels)
 
 
 def find_classifier(network: nn.Module, arch: str) -> str:

@@ -12,11 +12,11 @@ from robustdml_ext.models.architectures import (
     IMAGENET_CLASSES,
     IMAGENET_MEAN,
     IMAGENET_STD,
-    OWN,
     check_arch,
     find_classifier,
     make_network,
     normalization,
+    own_architecture,
 )
 from robustdml_ext.models.embedder import Embedder
 from robustdml_ext.models.weights import load_file, load_named, local_weights, named_weights
@@ -39,7 +39,7 @@ def build_embedder(
     dropout: float | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    widths: Sequence[int] = (16, 32, 64),
+    widths: Sequence[int] | None = None,
 ) -> Embedder:
     """Builds an `Embedder` by the name of its backbone.
 
@@ -73,9 +73,9 @@ def build_embedder(
     weights = local_weights(arch, weights)
     named = None if weights == "none" else named_weights(arch, weights)
     # torchvision's networks are drawn as they are by themselves, whatever the head's size.
-    outputs = embedding_dim if arch in OWN else IMAGENET_CLASSES
+    outputs = embedding_dim if own_architecture(arch) is not None else IMAGENET_CLASSES
     network = load_named(arch, named) if named is not None else make_network(arch, channels, outputs, widths)
-    if not any(isinstance(module, _BatchNorm) for module in network.modules()):
+    if distributions > 1 and not any(isinstance(module, _BatchNorm) for module in network.modules()):
         raise ValueError(f"arch: {arch} has no batch norm layers to keep distributions apart by; try resnet50")
     classifier = find_classifier(network, arch)
     feature_dim = network.get_submodule(classifier).in_features

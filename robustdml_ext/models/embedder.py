@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustdml_ext.models.convert import convert_norms, to_plain
 from robustdml_ext.models.fusion import fused_forward
-from robustdml_ext.models.norm import DistributionNorm, check_distribution
+from robustdml_ext.models.norm import DistributionNorm, NormContext, check_distribution
 
 
 class Embedder(nn.Module):
@@ -40,7 +40,8 @@ class Embedder(nn.Module):
             1 − dropout): the regularizer that ECAML's table 2 compares with. Drawn from PyTorch's global generator.
 
     Raises:
-        ValueError: the backbone has no batch norm layer, `mean` and `std` do not fit, or dropout is out of its range.
+        ValueError: several distributions of a backbone without batch norm layers, `mean` and `std` do not fit, or
+            dropout is out of its range.
     """
 
     mean: Tensor
@@ -68,9 +69,9 @@ class Embedder(nn.Module):
         if len(mean) != len(std) or any(value <= 0 for value in std):
             raise ValueError(f"mean, std: expected one of each a channel, std > 0; got {mean} and {std}")
         norms = convert_norms(backbone, distributions, norm_noise, generator=generator)
-        if not norms:
+        if not norms and distributions > 1:
             raise ValueError("backbone: has no batch norm layer to keep distributions apart by")
-        self.norm_context = norms[0].context
+        self.norm_context = norms[0].context if norms else NormContext(distributions)
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(feature_dim, embedding_dim)

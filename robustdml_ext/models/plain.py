@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from robustdml_ext.models.architectures import (
     IMAGENET_CLASSES,
-    OWN,
     check_arch,
     find_classifier,
     make_network,
     normalization,
+    own_architecture,
 )
 from robustdml_ext.models.weights import load_file, load_named, local_weights, named_weights, read_state
 
@@ -86,7 +86,7 @@ def plain_embedder(
     if embedding not in EMBEDDINGS:
         raise ValueError(f"embedding: expected one of {', '.join(EMBEDDINGS)}, got {embedding!r}")
     check_arch(arch, channels)
-    if weights == "imagenet" and arch in OWN and OWN[arch].url is None:
+    if weights == "imagenet" and (own := own_architecture(arch)) is not None and own.url is None:
         raise ValueError(f"weights: {arch} has no ImageNet weights; expected a file, or none")
     weights = local_weights(arch, weights)
     named = None if weights == "none" else named_weights(arch, weights)

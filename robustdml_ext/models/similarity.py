@@ -50,10 +50,15 @@ class SimilarityNetwork(nn.Sequential):
         )
         self.embedding_dim = embedding_dim
 
-    def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, embeddings: Tensor, prototypes: Tensor, seed: Tensor | None = None
+    ) -> Tensor:  # fmt: skip
         """Scores `[B, C]` of embeddings `[B, d]` against prototypes `[C, d]`.
 
-        In training mode the dropout's seed comes from PyTorch's default generator of the device.
+        Args:
+            embeddings, prototypes: as above.
+            seed: of the dropout in training mode, int64 `[1]`; None: drawn from PyTorch's default generator of the
+                device.
 
         Raises:
             TypeError, ValueError: no floating-point tensors, or of another shape.
@@ -78,4 +83,5 @@ class SimilarityNetwork(nn.Sequential):
                 last.bias,
                 negative_slope=leaky.negative_slope,
                 dropout=dropout.p if dropout.training else 0.0,
+                seed=seed,
             )

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from robustdml_ext.models.architectures import OWN, torchvision_options
+from robustdml_ext.models.architectures import own_architecture, torchvision_options
 
 IMAGENET = "IMAGENET1K_V1"
 # The modules of googlenet and inception_v3 that serve another training.
@@ -64,7 +64,8 @@ def local_weights(arch: str, weights: str) -> str:
         FileNotFoundError: it cannot be downloaded, or what comes is not what its name says (the beginning of its
             SHA-256).
     """
-    url = OWN[arch].url if arch in OWN else None
+    own = own_architecture(arch)
+    url = None if own is None else own.url
     if weights != "imagenet" or url is None:
         return weights
     name = url.rpartition("/")[2]
@@ -135,7 +136,7 @@ def read_state(path: str, arch: str) -> dict[str, Tensor]:
         if arch in torchvision.models.list_models(module=torchvision.models):
             names = torchvision.models.get_model_weights(arch).__members__
             known = f", and torchvision's weights of {arch} are {', '.join(names)}"
-        elif arch in OWN and OWN[arch].url is not None:
+        elif (own := own_architecture(arch)) is not None and own.url is not None:
             known = f"; imagenet stands for the weights published for {arch}"
         raise FileNotFoundError(f"weights: there is no file {path!r}{known}")
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from robustdml_ext.recipes.option_group import OptionGroup, option
+from robustdml_ext.recipes.prototype_options import PROTOTYPE_READ_BY
 
 
 class DefenseOptions(OptionGroup):
@@ -48,7 +49,7 @@ class DefenseOptions(OptionGroup):
 
 _MEMBERS = ("ensemble", "eat")
 _UNTARGETED = ("at", "iat", "trades", *_MEMBERS)
-_ATTACKING = ("adversarial", "advprop", "mdprop", *_UNTARGETED)
+_ATTACKING = ("adversarial", "advprop", "mdprop", "prototypes", *_UNTARGETED)
 
 READ_BY: dict[str, tuple[str, ...]] = {
     "label_vectors": ("at", "mixup", "iat", *_MEMBERS),
@@ -61,5 +62,6 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "attack_objective": _UNTARGETED,
     **dict.fromkeys(("epsilon", "attack_steps", "attack_step_size", "random_start"), _ATTACKING),
     "targets_from": ("adversarial", "advprop", "mdprop"),
+    **PROTOTYPE_READ_BY,
 }
 """Options that only some methods read; all others every method does, or refuses."""

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from robustdml_ext.recipes.defaults import defaults_for
-from robustdml_ext.recipes.schema import METHODS, Published, Recipe, RecipeError, explain, make_recipe
+from robustdml_ext.recipes.schema import METHODS, Published, Recipe, RecipeError, explain, is_untrained, make_recipe
 
 PACKAGED = Path(__file__).parent
 
@@ -92,6 +92,6 @@ def resolve(
     protocol = explicit.get("protocol", from_file.get("protocol", "default"))
     loss = explicit.get("loss", from_file.get("loss"))
     defaults = dict(defaults_for(chosen, dataset, protocol, loss))
-    if {**defaults, **from_file, **explicit}.get("arch") == "small":
-        defaults["weights"] = "none"  # nobody publishes weights for it
+    if is_untrained(str({**defaults, **from_file, **explicit}.get("arch"))):
+        defaults["weights"] = "none"
     return make_recipe({**defaults, **from_file, **explicit, "method": chosen})

@@ -38,7 +38,8 @@ class EvaluationOptions(OptionGroup):
     eval_attacks: tuple[str, ...] = option(
         ("stax", "mtax"),
         "The test attacks: stax (towards one target), mtax (towards several), away (from the clean embedding), or any "
-        "other that `evaluate --help` names.",
+        "other that `evaluate --help` names. For prototypes those of a classifier, each through each head: fgsm, pgd, "
+        "apgd, apgd-margin, square-margin.",
         neutral=True,
     )
     attack_epsilons: tuple[float, ...] = option(

@@ -10,6 +10,7 @@ from typing import Literal
 from robustdml_ext.recipes.defense_options import DefenseOptions
 from robustdml_ext.recipes.judging_options import EvaluationOptions, MachineOptions
 from robustdml_ext.recipes.option_group import OptionGroup, option
+from robustdml_ext.recipes.prototype_options import PrototypeOptions
 from robustdml_ext.recipes.regularizer_options import RegularizerOptions
 
 
@@ -63,12 +64,14 @@ class ModelOptions(OptionGroup):
     """The network that turns an image into an embedding."""
 
     arch: str = option(
-        "resnet50", "small (for small images), bn_inception, or any torchvision network with batch norm."
+        "resnet50",
+        "small and lenet (for small images), wide_resnetDEPTH_WIDTH (as wide_resnet34_10), bn_inception, or any "
+        "torchvision network; one with batch norm for advprop and mdprop.",
     )
     weights: str = option(
         "imagenet",
-        "Starting weights: imagenet (downloaded by torchvision), none, or a FILE. With --arch small: none, unless "
-        "a recipe or --weights says otherwise.",
+        "Starting weights: imagenet (downloaded by torchvision), none, or a FILE. With --arch small, lenet or a wide "
+        "ResNet: none, unless a recipe or --weights says otherwise.",
     )
     embedding_dim: int = option(128, "Length D of the embedding.", ge=1)
     norm_noise: float = option(
@@ -87,7 +90,7 @@ class ModelOptions(OptionGroup):
     unit_length: Literal["auto", "yes", "no"] = option(
         "auto",
         "Whether embeddings are scaled to length 1 in training. auto: yes, but not for npair, whose exponents are "
-        "inner products.",
+        "inner products, and prototypes, whose paper does not.",
     )
 
 
@@ -105,7 +108,8 @@ class LossOptions(OptionGroup):
         "angular",
         "proxyanchor",
         "normalizedsoftmax",
-    ] = option("multisimilarity", "Metric loss.")
+        "prototypical",
+    ] = option("multisimilarity", "Metric loss; prototypical is that of prototypes alone.")
     multisimilarity_alpha: float = option(2.0, "α: sharpness over positive pairs.", gt=0)
     multisimilarity_beta: float = option(40.0, "β: sharpness over negative pairs.", gt=0)
     multisimilarity_base: float = option(0.5, "λ: the similarity that separates positive from negative.")
@@ -229,6 +233,7 @@ GROUPS: tuple[type[OptionGroup], ...] = (
     RegularizerOptions,
     AttackOptions,
     DefenseOptions,
+    PrototypeOptions,
     TrainingOptions,
     EvaluationOptions,
     MachineOptions,

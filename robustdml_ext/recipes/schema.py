@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -18,11 +19,12 @@ from robustdml_ext.recipes.options import (
     ModelOptions,
     TrainingOptions,
 )
+from robustdml_ext.recipes.prototype_options import PrototypeOptions
 from robustdml_ext.recipes.regularizer_options import SYNTHETIC_LOSSES, RegularizerOptions
 
 MethodName = Literal[
     "standard", "adversarial", "advprop", "mdprop", "pal", "at", "mixup", "iat", "trades", "ensemble", "eat", "ecaml",
-    "daml", "contrastive", "triplet", "lifted", "npair", "binomial", "angular",
+    "daml", "contrastive", "triplet", "lifted", "npair", "binomial", "angular", "prototypes",
 ]  # fmt: skip
 
 METHODS: dict[str, str] = {
@@ -45,6 +47,8 @@ METHODS: dict[str, str] = {
     "npair": "The N-pair loss, likewise.",
     "binomial": "Binomial deviance, likewise.",
     "angular": "The angular loss, likewise.",
+    "prototypes": "Prototypical classifiers with a learned similarity: classify, verify, retrieve, and take in new "
+    "classes.",
 }
 
 # Baselines of the ECAML and DAML papers, each of which trains with the loss of its name.
@@ -62,6 +66,9 @@ EVAL_ATTACKS = (
     "gallery-lower", "square", "transfer",
 )  # fmt: skip
 
+# Those that it knows of classifiers, for prototypes; likewise.
+CLASS_EVAL_ATTACKS = ("fgsm", "pgd", "pgd-probabilities", "apgd", "apgd-margin", "square-margin")
+
 FRACTIONS: frozenset[str] = frozenset(
     name
     for group in GROUPS
@@ -71,18 +78,25 @@ FRACTIONS: frozenset[str] = frozenset(
 """Options that may be written as a fraction, 8/255."""
 
 
+def is_untrained(arch: str) -> bool:
+    """Whether nobody publishes ImageNet weights of an architecture: those of this package for small images."""
+    found = re.fullmatch(r"wide_resnet(\d+)_\d+", arch)
+    return arch in ("small", "lenet", "xvector") or (found is not None and (int(found[1]) - 4) % 6 == 0)
+
+
 class RecipeError(ValueError):
     """A recipe that cannot be run as asked. The message names the option, what came and what was expected."""
 
 
 # Losses that compare the images of a batch with each other, and so need two of a class.
-PAIR_LOSSES = ("multisimilarity", "contrastive", "triplet", "lifted", "npair", "binomial", "angular")
+PAIR_LOSSES = ("multisimilarity", "contrastive", "triplet", "lifted", "npair", "binomial", "angular", "prototypical")
 
 
 class Recipe(
     MachineOptions,
     EvaluationOptions,
     TrainingOptions,
+    PrototypeOptions,
     DefenseOptions,
     AttackOptions,
     RegularizerOptions,
@@ -107,7 +121,7 @@ class Recipe(
             "advprop": (self.targets == (1,), "1; for other numbers use mdprop"),
             "mdprop": (len(self.targets) >= 1, "at least one number"),
         }
-        expected |= dict.fromkeys(DEFENSES, (len(self.targets) == 0, "none, as it aims at no targets"))
+        expected |= dict.fromkeys((*DEFENSES, "prototypes"), (len(self.targets) == 0, "none, as it aims at no targets"))
         fits, wanted = expected[self.method]
         if not fits:
             raise ValueError(f"targets of {self.method} must be {wanted}; got {list(self.targets)}")
@@ -137,12 +151,15 @@ class Recipe(
                 f"samples_per_class must be at least 2 with the loss {self.loss}, "
                 f"which needs positive pairs; got {self.samples_per_class}"
             )
-        if self.arch == "small" and self.weights == "imagenet":
-            raise ValueError("weights of the arch small must be none or a FILE, as ImageNet has none; got 'imagenet'")
+        if is_untrained(self.arch) and self.weights == "imagenet":
+            raise ValueError(
+                f"weights of the arch {self.arch} must be none or a FILE, as ImageNet has none; got 'imagenet'"
+            )
         if self.joint_loss and self.method not in ("advprop", "mdprop"):
             raise ValueError(f"joint_loss is for advprop and mdprop; got it with {self.method}")
         self._check_defense()
         self._check_regularizers()
+        self._check_prototypes()
         self._check_attacks()
         if self.selects and not self.evaluate_every:
             raise ValueError(
@@ -152,8 +169,9 @@ class Recipe(
         return self
 
     def _check_attacks(self) -> None:
-        if unknown := [name for name in self.eval_attacks if name not in EVAL_ATTACKS]:
-            raise ValueError(f"eval_attacks must be of {', '.join(EVAL_ATTACKS)}; got {', '.join(unknown)}")
+        known = CLASS_EVAL_ATTACKS if self.method == "prototypes" else EVAL_ATTACKS
+        if unknown := [name for name in self.eval_attacks if name not in known]:
+            raise ValueError(f"eval_attacks of {self.method} must be of {', '.join(known)}; got {', '.join(unknown)}")
         for name, values in (("eval_attacks", self.eval_attacks), ("eval_sweep_steps", self.eval_sweep_steps)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} must hold each value once; got {list(values)}")
@@ -161,6 +179,23 @@ class Recipe(
             raise ValueError(
                 "eval_restarts above 1 needs eval_random_start above 0, or every restart is the same; "
                 f"got {self.eval_restarts} and 0"
+            )
+
+    def _check_prototypes(self) -> None:
+        if (self.method == "prototypes") != (self.loss == "prototypical"):
+            wanted = "prototypical" if self.method == "prototypes" else "another than prototypical"
+            raise ValueError(f"loss of {self.method} must be {wanted}; got {self.loss}")
+        if self.method == "prototypes" and (self.energy_confusion or self.hard_negatives):
+            raise ValueError("energy_confusion and hard_negatives join metric losses, which prototypes has none of")
+        if self.adversarial in ("dense", "both") and not self.auxiliary_weight:
+            raise ValueError(
+                f"adversarial {self.adversarial} attacks the dense output layer, so auxiliary_weight must be above 0; "
+                "got 0"
+            )
+        if any(ways < 2 for ways in self.few_shot_ways) or any(shots < 1 for shots in self.few_shot_shots):
+            raise ValueError(
+                "few_shot_ways must be at least 2 and few_shot_shots at least 1; "
+                f"got {list(self.few_shot_ways)} and {list(self.few_shot_shots)}"
             )
 
     def _check_defense(self) -> None:
@@ -196,9 +231,9 @@ class Recipe(
 
     @property
     def unit_embeddings(self) -> bool:
-        """Whether embeddings are scaled to length 1 in training: unless told otherwise, with every loss but npair."""
-        # Its exponents are inner products, too narrow between unit vectors.
-        return self.loss != "npair" if self.unit_length == "auto" else self.unit_length == "yes"
+        """Whether embeddings are scaled to length 1 in training: unless told otherwise, but for two losses."""
+        # The exponents of npair are inner products, too narrow between unit vectors; prototypes start from a Gaussian.
+        return self.loss not in ("npair", "prototypical") if self.unit_length == "auto" else self.unit_length == "yes"
 
     @property
     def synthetic_margin(self) -> float:
@@ -225,10 +260,12 @@ class Recipe(
         kind = "".join(f"-{count}" for count in self.targets) if self.method in ("mdprop", "adversarial") else ""
         if self.method in ("ensemble", "eat"):
             kind = f"-{self.members}" + ("-nosplit" if self.method == "eat" and not self.split else "")
+        if self.method == "prototypes" and self.adversarial != "none":
+            kind += f"-{self.adversarial}"
         kind += "-daml" if self.hard_negatives and self.method != "daml" else ""
         kind += "-ecaml" if self.energy_confusion and self.method != "ecaml" else ""
         kind += f"-dropout{self.dropout:g}" if self.dropout else ""
-        kind += "" if self.method in BASELINES else f"-{self.loss}"
+        kind += "" if self.method in (*BASELINES, "prototypes") else f"-{self.loss}"
         return f"runs/{self.dataset}-{self.method}{kind}-seed{self.seed}"
 
     def differences(self, other: Recipe) -> list[str]:

@@ -125,11 +125,22 @@ def inputs_label(threat: Mapping[str, Any] | None) -> str:
     return f"{attack_label(threat)}, {epsilon}{l2}{_beyond(threat)}"
 
 
+# Attacks on a classifier, and what they are called after how they are run.
+_CLASS_ATTACKS = {
+    "fgsm": "", "pgd": "", "pgd-probabilities": ", taking probabilities for logits", "apgd": "",
+    "apgd-margin": " on the margin", "square-margin": "",
+}  # fmt: skip
+# Of ε: the step of FoolBox's PGD, by which the prototypes paper attacks.
+_CLASS_STEP = 1 / 30
+
+
 def attack_label(threat: Mapping[str, Any]) -> str:
     """Return an attack's name with its algorithm and targets: STAX PGD-20, PGD-10 away from clean."""
     name, algorithm = threat["name"], algorithm_label(threat)
     if name == "away":
         return f"{algorithm} away from clean"
+    if name in _CLASS_ATTACKS:
+        return algorithm + _CLASS_ATTACKS[name]
     targets = f", T = {threat['targets']}" if name == "mtax" else ""
     shown = name.upper() if name in ("stax", "mtax") else name
     return f"{'' if name == 'square' else f'{shown} '}{algorithm}{targets}"
@@ -139,16 +150,19 @@ def algorithm_label(threat: Mapping[str, Any]) -> str:
     """Return how an attack was run: PGD-20, or a search of so many queries."""
     kind = threat.get("algorithm", "pgd")
     if kind == "square":
-        return f"square, {threat['queries']} queries"
+        return f"square, {threat.get('queries', threat['steps'])} queries"
+    if kind == "fgsm":
+        return "FGSM"
     return f"{'PGD' if kind == 'pgd' else 'APGD'}-{threat['steps']}"
 
 
 def _beyond(threat: Mapping[str, Any]) -> str:
     """Say in what an attack differs from the usual one, so that figures under both never share a row."""
     pgd = threat.get("algorithm", "pgd") == "pgd"
-    usual_step = threat["epsilon"] / threat["steps"]
+    of_class = threat["name"] in _CLASS_ATTACKS
+    usual_step = threat["epsilon"] * _CLASS_STEP if of_class else threat["epsilon"] / threat["steps"]
     # Away from the clean embedding needs a start, whose usual radius is a tenth of ε.
-    usual_start = 0.1 * threat["epsilon"] if threat["name"] == "away" else 0.0
+    usual_start = threat["epsilon"] * (1.0 if of_class else 0.1 if threat["name"] == "away" else 0.0)
     step, start = threat.get("step_size") or usual_step, threat.get("random_start", usual_start)
     parts = {
         f"step {pixels_label(step)}": pgd and not math.isclose(step, usual_step),

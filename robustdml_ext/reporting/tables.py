@@ -21,6 +21,12 @@ _SHOWN = (
     ("f1", "F1 %", True),
     ("pi_ratio", "π_ratio", False),
 )
+# Of classifiers, by head: through itself, and on images that were made to mislead the other one.
+_ACCURACIES = (
+    ("accuracy_similarity", "SIM %", True), ("accuracy_dense", "DOL %", True),
+    ("accuracy_similarity_from_dense", "SIM, attacked through DOL %", True),
+    ("accuracy_dense_from_similarity", "DOL, attacked through SIM %", True),
+)  # fmt: skip
 _MORE = (
     ("map@r", "MAP@R %", True), ("r_precision", "R-precision %", True), ("ami", "AMI %", True),
     ("eer", "EER %", True), ("rho_spectrum", "ρ-spectrum", False), ("pi_intra", "π_intra", False),
@@ -51,7 +57,8 @@ def _columns(rows: Sequence[Mapping[str, Any]], every_recall: bool = False) -> l
     """The figures that any row has; of Recall@k those of the MDProp paper's tables, or every one."""
     found = {int(name.removeprefix("recall@")) for row in rows for name in row if name.startswith("recall@")}
     recalls = [(f"recall@{k}", f"R@{k} %", True) for k in sorted(found) if every_recall or k in (1, 4)]
-    return recalls + [column for column in _SHOWN if any(column[0] in row for row in rows)]
+    accuracies = [column for column in _ACCURACIES if any(column[0] in row for row in rows)]
+    return accuracies + recalls + [column for column in _SHOWN if any(column[0] in row for row in rows)]
 
 
 def figure_columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:

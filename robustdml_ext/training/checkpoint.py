@@ -78,9 +78,29 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is truncated or is not a checkpoint ({reason}). "
             "Remove it, or put an older step-N.pt in its place, then resume."
         ) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not set(state) >= _KEYS:
+    if (
+        not isinstance(state, dict)
+        or state.get("format") != FORMAT
+        or not (set(state) >= _KEYS or set(state) >= _CLASSIFIER_KEYS)
+    ):
         raise CheckpointError(f"{path} is not a checkpoint of this package (expected format {FORMAT!r}).")
     return state
+
+
+# What a classifier's file holds, beside `format`: the weights and the classes' names, and nothing to go on training by.
+_CLASSIFIER_KEYS = frozenset({"format", "recipe", "step", "method", "class_names"})
+
+
+def write_classifier(path: Path, state: dict[str, Any]) -> None:
+    """Write a classifier's weights with its recipe and its classes' names, one a prototype.
+
+    Raises:
+        ValueError: the state lacks something.
+    """
+    whole = {"format": FORMAT, **state}
+    if missing := sorted(_CLASSIFIER_KEYS - set(whole)):
+        raise ValueError(f"state must hold {sorted(_CLASSIFIER_KEYS)}; it lacks {missing}")
+    write_atomically(path, lambda file: torch.save(whole, file))
 
 
 def keep_copy(path: Path, step: int, keep: int) -> None:

@@ -9,8 +9,9 @@ from robustdml_ext.training.errors import RunRefusedError
 
 LAST, BEST, METRICS, RESULT = "last.pt", "best.pt", "metrics.jsonl", "result.json"
 BACKBONE, RECIPE, NAN_BATCH, FAILURE = "backbone.pt", "recipe.yaml", "nan_batch.pt", "failure.txt"
+CLASSIFIER = "classifier.pt"
 MEMBERS = "backbone-*.pt"
-_OURS = (LAST, BEST, METRICS, RESULT, BACKBONE, RECIPE, NAN_BATCH, FAILURE, "tensorboard")
+_OURS = (LAST, BEST, METRICS, RESULT, BACKBONE, CLASSIFIER, RECIPE, NAN_BATCH, FAILURE, "tensorboard")
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> bool:

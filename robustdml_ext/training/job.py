@@ -9,7 +9,7 @@ from rich.console import Console
 
 from robustdml_ext import reporting
 from robustdml_ext.data import DataSplits, PKSampler
-from robustdml_ext.methods import Context, Method
+from robustdml_ext.methods import Context, Method, Prototypes
 from robustdml_ext.recipes import Published, Recipe, write_recipe_file
 from robustdml_ext.training import folder as names
 from robustdml_ext.training.batches import SideBySidePlans, TrainingBatches
@@ -18,6 +18,7 @@ from robustdml_ext.training.loop import Trainer
 from robustdml_ext.training.precision import choose_precision
 from robustdml_ext.training.processes import Processes
 from robustdml_ext.training.result import evaluate_clean, evaluate_seen, finish_run
+from robustdml_ext.training.task_result import evaluate_prototypes
 
 SEEDS_APART = 1_000_003
 
@@ -87,6 +88,8 @@ class Job:
 
     def _evaluate(self, method: Method) -> dict[str, float]:
         """Judge what ``select_on`` names: validation images, each searched among the others, or the test images."""
+        if isinstance(method, Prototypes):
+            return evaluate_prototypes(method, self.splits, self.recipe, self.precision)
         judged, gallery = self.splits.test, self.splits.gallery
         if self.recipe.select_on == "validation" and self.splits.validation is not None:
             judged, gallery = self.splits.validation, None

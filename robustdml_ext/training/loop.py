@@ -45,6 +45,9 @@ Evaluate = Callable[[Method], dict[str, float]]
 # What an epoch's line tells beside the loss: the players' terms, whose sum says little (figure 7 of DAML).
 EPOCH_TERMS = ("loss/metric", "loss/generator")
 
+# What weights are chosen by: the first of these figures that an evaluation gives.
+SELECTING = ("accuracy_similarity", "recall@1")
+
 
 class Trainer:
     """Trains a method.
@@ -251,14 +254,15 @@ class Trainer:
 
     def _is_best(self, found: dict[str, float], epoch: int) -> bool:
         best = self.summary.best
+        name = next(name for name in SELECTING if name in found)
         # Before all of the method is at work there is nothing of it to choose.
         if (
             not self.recipe.selects
             or epoch <= self.recipe.phases_before
-            or (best is not None and found["recall@1"] <= best["recall@1"])
+            or (best is not None and found[name] <= best[name])
         ):
             return False
-        self.summary.best = {"recall@1": found["recall@1"], "epoch": epoch}
+        self.summary.best = {name: found[name], "epoch": epoch}
         return True
 
     def save(self, *, best: bool = False) -> None:

@@ -17,6 +17,9 @@ from rich.progress import (
 
 from robustdml_ext.training.batches import epochs_of
 
+# Of an evaluation while training, on the screen.
+SHOWN = ("recall@1", "accuracy_similarity", "accuracy_dense")
+
 
 class TrainingProgress:
     """Shows steps, rate, time left and loss.
@@ -77,7 +80,7 @@ class TrainingProgress:
             found: figures on the classes judged, none where they were not.
             judged: which classes those are.
         """
-        shown = "".join(f"  {judged} {name} {value:.1%}" for name, value in found.items() if name == "recall@1")
+        shown = "".join(f"  {judged} {name} {value:.1%}" for name, value in found.items() if name in SHOWN)
         if not self._quiet and (self._bar is None or shown):
             done = f"epoch {epochs_of(step, self._per_epoch)}/{epochs_of(self._total, self._per_epoch)}"
             if self._total % self._per_epoch:

@@ -16,15 +16,16 @@ from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages, cho
 from robustdml_ext.evaluation import ATTACKS, ThreatModel, embed, evaluate, judge_threats
 from robustdml_ext.evaluation.score import json_ready
 from robustdml_ext.evaluation.threats import standard_threat
-from robustdml_ext.methods import Method
+from robustdml_ext.methods import Method, Prototypes
 from robustdml_ext.models import Embedder, EmbedderEnsemble
 from robustdml_ext.recipes import Published, Recipe
 from robustdml_ext.training import folder as names
-from robustdml_ext.training.checkpoint import load_checkpoint, write_atomically
+from robustdml_ext.training.checkpoint import load_checkpoint, write_atomically, write_classifier
 from robustdml_ext.training.environment import describe_environment
 from robustdml_ext.training.precision import Precision
-from robustdml_ext.training.state import load_weights
+from robustdml_ext.training.state import describe_recipe, load_weights
 from robustdml_ext.training.summary import TrainingSummary
+from robustdml_ext.training.task_result import judge_prototypes
 
 
 def _batches(
@@ -145,11 +146,16 @@ def finish_run(
         load_weights(method, load_checkpoint(best)["method"], str(best))
     network = method.embedder
     network.eval()
+    if isinstance(method, Prototypes):
+        found = judge_prototypes(method, splits, recipe, precision, console)
+        save_classifier(method, splits, recipe, precision, summary, folder)
+    else:
+        found = judge(network, splits, recipe, precision, console)
     result: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "published": None if published is None else published.model_dump(mode="json"),
         "data": {"protocol": splits.protocol, "zero_shot": splits.zero_shot},
-        "results": json_ready(judge(network, splits, recipe, precision, console)),
+        "results": json_ready(found),
         **_seen_entry(network, splits.train, recipe, precision),
         **_members(network, splits, recipe, precision, console),
         "weights": {
@@ -208,6 +214,24 @@ def save_backbone(network: Embedder | EmbedderEnsemble, recipe: Recipe, folder: 
         "use": "load into the plain architecture with num_classes outputs (aux_logits and transform_input False, where "
         "it has these options); normalize pixels of [0, 1] by mean and std; scale the outputs to unit length",
     }
+
+
+def save_classifier(
+    method: Prototypes,
+    splits: DataSplits,
+    recipe: Recipe,
+    precision: Precision,
+    summary: TrainingSummary,
+    folder: Path,
+) -> None:
+    """Write ``classifier.pt``: encoder, similarity, prototypes and their classes' names, to which classes can be added."""
+    state = {
+        "recipe": describe_recipe(recipe, precision),
+        "step": summary.steps,
+        "method": {name: value.cpu() for name, value in method.state_dict().items()},
+        "class_names": list(splits.train.class_names),
+    }
+    write_classifier(folder / names.CLASSIFIER, state)
 
 
 def _member_files(network: EmbedderEnsemble) -> list[str]:

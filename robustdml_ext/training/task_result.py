@@ -1,0 +1,124 @@
+"""What a run of `prototypes` is judged by: classification where classes are shared, the other tasks where they are new.
+
+Under a zero-shot protocol no class of the test images has a prototype, and one model retrieves, verifies and learns
+classes from a few examples; where the test classes were trained on it classifies, clean and attacked through each head.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+
+from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages, evaluation_batches
+from robustdml_ext.evaluation import ClassThreat, embed, judge_classifier, judge_tasks
+from robustdml_ext.evaluation.class_threats import CLASS_ATTACKS
+from robustdml_ext.methods import Prototypes
+from robustdml_ext.models import PrototypicalClassifier
+from robustdml_ext.models.prototypical import DENSE, SIMILARITY
+from robustdml_ext.recipes import Recipe
+from robustdml_ext.training.precision import Precision
+
+
+def heads_of(recipe: Recipe) -> tuple[str, ...]:
+    """The heads that were trained."""
+    return (SIMILARITY, DENSE) if recipe.auxiliary_weight else (SIMILARITY,)
+
+
+def class_threats(recipe: Recipe) -> list[ClassThreat]:
+    """The attacks to be judged under; of those that take steps also the first ε's with other numbers of steps."""
+    threats = []
+    for name in recipe.eval_attacks:
+        counts = [recipe.eval_steps, *(n for n in recipe.eval_sweep_steps if n != recipe.eval_steps)]
+        for epsilon in recipe.attack_epsilons:
+            further = counts if epsilon == recipe.attack_epsilons[0] and name != "fgsm" else counts[:1]
+            threats += [class_threat(recipe, name, epsilon, steps) for steps in further]
+    return threats
+
+
+def class_threat(recipe: Recipe, name: str, epsilon: float, steps: int) -> ClassThreat:
+    """One attack as the recipe has it."""
+    fields: dict[str, Any] = {"norm": recipe.eval_norm, "restarts": recipe.eval_restarts}
+    algorithm = CLASS_ATTACKS[name].algorithm
+    if algorithm == "pgd":
+        fields |= {"step_size": recipe.eval_step_size, "keep_best": recipe.eval_keep_best}
+    if algorithm in ("pgd", "adaptive") and recipe.eval_random_start > 0:
+        fields["random_start"] = recipe.eval_random_start
+    return ClassThreat(name, epsilon, steps, **fields)
+
+
+def _batches(images: LabeledImages, recipe: Recipe, precision: Precision) -> EvaluationBatches:
+    pin = precision.device.type == "cuda"
+    return evaluation_batches(images, recipe.eval_batch_size, num_workers=recipe.workers, pin_memory=pin)
+
+
+def _entry(metrics: dict[str, float], began: float) -> dict[str, Any]:
+    return {"threat": None, "metrics": metrics, "perturbation": None, "seconds": time.perf_counter() - began}
+
+
+def tasks(
+    classifier: PrototypicalClassifier,
+    images: LabeledImages,
+    recipe: Recipe,
+    precision: Precision,
+    gallery: LabeledImages | None = None,
+    *,
+    retrieval_alone: bool = False,
+) -> dict[str, float]:
+    """The clean figures of retrieval, verification and few-shot classification on images of new classes."""
+    embeddings, labels = embed(classifier.encoder, _batches(images, recipe, precision), precision.device)
+    items = item_labels = None
+    if gallery is not None:
+        items, item_labels = embed(classifier.encoder, _batches(gallery, recipe, precision), precision.device)
+    return judge_tasks(
+        classifier,
+        embeddings.to(precision.device),
+        labels,
+        gallery=None if items is None else items.to(precision.device),
+        gallery_labels=item_labels,
+        recall_at=recipe.recall_at,
+        scorers=("similarity",) if retrieval_alone else ("similarity", "cosine", "sum"),
+        trials=0 if retrieval_alone else recipe.verification_trials,
+        ways=() if retrieval_alone else recipe.few_shot_ways,
+        shots=recipe.few_shot_shots,
+        episodes=recipe.few_shot_episodes,
+        seed=recipe.seed,
+    )
+
+
+def evaluate_prototypes(
+    method: Prototypes, splits: DataSplits, recipe: Recipe, precision: Precision
+) -> dict[str, float]:
+    """The figures that weights are selected by: accuracies, or Recall@k by S, of what `select_on` names."""
+    judged, gallery = splits.test, splits.gallery
+    if recipe.select_on == "validation" and splits.validation is not None:
+        judged, gallery = splits.validation, None
+    classifier = method.classifier()
+    if splits.zero_shot:
+        return tasks(classifier, judged, recipe, precision, gallery, retrieval_alone=True)
+    entries = judge_classifier(
+        classifier, _batches(judged, recipe, precision), heads=heads_of(recipe), device=precision.device
+    )
+    metrics: dict[str, float] = entries[0]["metrics"]
+    return metrics
+
+
+def judge_prototypes(
+    method: Prototypes, splits: DataSplits, recipe: Recipe, precision: Precision, console: Console
+) -> list[dict[str, Any]]:
+    """The entries of the run's result: clean, and where the test classes have prototypes under every attack."""
+    classifier = method.classifier(splits.train.class_names)
+    with console.status("judging") as status:
+        if not splits.zero_shot:
+            return judge_classifier(
+                classifier,
+                _batches(splits.test, recipe, precision),
+                class_threats(recipe),
+                heads=heads_of(recipe),
+                seed=recipe.seed,
+                device=precision.device,
+                progress=lambda what, number, total: status.update(f"judging, attack {number} of {total}: {what}"),
+            )
+        began = time.perf_counter()
+        return [_entry(tasks(classifier, splits.test, recipe, precision, splits.gallery), began)]
