@@ -63,7 +63,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Returns:
         A dict: ``recipe``, ``step`` (steps done), ``method``, ``optimizer``, ``random``, ``metrics`` and
-        ``best``.
+        ``best``; or of a classifier's file ``recipe``, ``step``, ``method`` and ``class_names``.
 
     Raises:
         CheckpointError: the file is missing, truncated, or not a checkpoint of this package.
@@ -78,11 +78,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is truncated or is not a checkpoint ({reason}). "
             "Remove it, or put an older step-N.pt in its place, then resume."
         ) from None
-    if (
-        not isinstance(state, dict)
-        or state.get("format") != FORMAT
-        or not (set(state) >= _KEYS or set(state) >= _CLASSIFIER_KEYS)
-    ):
+    ours = isinstance(state, dict) and state.get("format") == FORMAT
+    if not ours or not any(set(state) >= keys for keys in (_KEYS, _CLASSIFIER_KEYS)):
         raise CheckpointError(f"{path} is not a checkpoint of this package (expected format {FORMAT!r}).")
     return state
 

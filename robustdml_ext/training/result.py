@@ -224,7 +224,7 @@ def save_classifier(
     summary: TrainingSummary,
     folder: Path,
 ) -> None:
-    """Write ``classifier.pt``: encoder, similarity, prototypes and their classes' names, to which classes can be added."""
+    """Write ``classifier.pt``: encoder, similarity, prototypes and their classes' names; classes can be added to it."""
     state = {
         "recipe": describe_recipe(recipe, precision),
         "step": summary.steps,

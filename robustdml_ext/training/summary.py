@@ -17,7 +17,8 @@ class TrainingSummary:
     Attributes:
         steps: optimizer steps.
         seconds: wall time by stage: data (waiting for images), step, evaluation, checkpoint.
-        best: the best Recall@1 (or accuracy) of what ``select_on`` names, and its epoch; None where the last weights count.
+        best: the best Recall@1 (or accuracy) of what ``select_on`` names, and its epoch; None where the last weights
+            count.
         epochs: mean loss of each epoch; of the last one so far as it went, where the run ended within it.
     """
 
