@@ -19,14 +19,15 @@ class LeNet(nn.Module):
 
     Args:
         channels: of the images.
-        widths: channels of both convolutions, and units of the hidden layer.
+        widths: channels of both convolutions, and units of the hidden layer; by default those of the published code of
+            "Learning Semantic Similarities for Prototypical Classifiers".
         num_classes: outputs of the classifier `fc2`.
 
     Raises:
         ValueError: not three widths above 0.
     """
 
-    def __init__(self, channels: int = 1, widths: Sequence[int] = (20, 50, 500), num_classes: int = 10) -> None:
+    def __init__(self, channels: int = 1, widths: Sequence[int] = (10, 20, 50), num_classes: int = 10) -> None:
         if len(widths) != 3 or any(width < 1 for width in widths):
             raise ValueError(f"widths: expected three numbers >= 1, got {list(widths)}")
         super().__init__()
