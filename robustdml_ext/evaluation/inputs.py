@@ -46,6 +46,20 @@ def as_matrix(embeddings: Array, name: str = "embeddings") -> Tensor:
     return matrix
 
 
+def as_vectors(embeddings: Array, name: str = "embeddings") -> Tensor:
+    """`embeddings` [N, D] on their device in their own floating-point type: what a learned score reads.
+
+    Whole numbers become float64.
+
+    Raises: as `as_matrix`.
+    """
+    matrix = as_matrix(embeddings, name)
+    if isinstance(embeddings, torch.Tensor):
+        return embeddings.detach() if embeddings.is_floating_point() else matrix
+    # float16 and float32 stay what they are; types that torch lacks are float64 already.
+    return matrix.to({"float16": torch.float16, "float32": torch.float32}.get(embeddings.dtype.name, torch.float64))
+
+
 def _as_tensor(numbers: Array, name: str) -> Tensor:
     """Real numbers of any type as a tensor. A read-only or strided array is copied rather than warned about."""
     if isinstance(numbers, torch.Tensor):

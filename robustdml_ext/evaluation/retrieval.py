@@ -43,12 +43,18 @@ def recall_at_k(
     Raises: TypeError, ValueError for arguments of the wrong type or shape, values that are not finite, or k <
     1; ImportError for a backend that is not installed.
     """
+    depths = as_depths(k)
+    task = search(embeddings, labels, gallery, gallery_labels, distance, exclude_self, backend)
+    ahead = _items_ahead(task) if backend == "own" else _first_hits(task, max(depths))
+    return {depth: int((ahead < depth).sum()) / len(task.queries) for depth in depths}
+
+
+def as_depths(k: int | Sequence[int]) -> list[int]:
+    """The depths of lists that recall is asked at. Raises: ValueError where they are not positive whole numbers."""
     depths = [k] if isinstance(k, int | np.integer) else list(k)
     if not depths or any(isinstance(d, bool) or not isinstance(d, int | np.integer) or d < 1 for d in depths):
         raise ValueError(f"k must be positive whole numbers, got {k!r}")
-    task = search(embeddings, labels, gallery, gallery_labels, distance, exclude_self, backend)
-    ahead = _items_ahead(task) if backend == "own" else _first_hits(task, max(depths))
-    return {int(depth): int((ahead < depth).sum()) / len(task.queries) for depth in depths}
+    return [int(depth) for depth in depths]
 
 
 def _items_ahead(task: Search) -> Tensor:

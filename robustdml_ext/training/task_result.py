@@ -10,15 +10,29 @@ import time
 from typing import Any
 
 from rich.console import Console
+from torch import Tensor
 
 from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages, evaluation_batches
-from robustdml_ext.evaluation import ClassThreat, embed, judge_classifier, judge_tasks
+from robustdml_ext.evaluation import (
+    ClassThreat,
+    embed,
+    judge_classifier,
+    judge_few_shot,
+    judge_retrieval,
+    judge_verification,
+    scorers_of,
+)
 from robustdml_ext.evaluation.class_threats import CLASS_ATTACKS
+from robustdml_ext.evaluation.tasks import FEW_SHOT_SCORERS
 from robustdml_ext.methods import Prototypes
 from robustdml_ext.models import PrototypicalClassifier
 from robustdml_ext.models.prototypical import DENSE, SIMILARITY
 from robustdml_ext.recipes import Recipe
 from robustdml_ext.training.precision import Precision
+
+SHOWN = ("similarity", "cosine", "sum")
+SELECTING = SHOWN[:1]
+QUERIES = 15
 
 
 def heads_of(recipe: Recipe) -> tuple[str, ...]:
@@ -64,27 +78,38 @@ def tasks(
     precision: Precision,
     gallery: LabeledImages | None = None,
     *,
-    retrieval_alone: bool = False,
+    selecting: bool = False,
 ) -> dict[str, float]:
     """The clean figures of retrieval, verification and few-shot classification on images of new classes."""
     embeddings, labels = embed(classifier.encoder, _batches(images, recipe, precision), precision.device)
     items = item_labels = None
     if gallery is not None:
         items, item_labels = embed(classifier.encoder, _batches(gallery, recipe, precision), precision.device)
-    return judge_tasks(
-        classifier,
-        embeddings.to(precision.device),
-        labels,
-        gallery=None if items is None else items.to(precision.device),
-        gallery_labels=item_labels,
-        recall_at=recipe.recall_at,
-        scorers=("similarity",) if retrieval_alone else ("similarity", "cosine", "sum"),
-        trials=0 if retrieval_alone else recipe.verification_trials,
-        ways=() if retrieval_alone else recipe.few_shot_ways,
-        shots=recipe.few_shot_shots,
-        episodes=recipe.few_shot_episodes,
-        seed=recipe.seed,
+    scorers = scorers_of(classifier.heads.similarity, SELECTING if selecting else SHOWN)
+    embeddings = embeddings.to(precision.device)
+    figures = judge_retrieval(
+        scorers, embeddings, labels, gallery=items, gallery_labels=item_labels, recall_at=recipe.recall_at
     )
+    if not selecting and recipe.verification_trials:
+        figures |= judge_verification(scorers, embeddings, labels, recipe.verification_trials, seed=recipe.seed)
+    if not selecting and (ways := _drawable_ways(labels, recipe)):
+        figures |= judge_few_shot(
+            {name: scorers[name] for name in FEW_SHOT_SCORERS},
+            embeddings,
+            labels,
+            ways=ways,
+            shots=recipe.few_shot_shots,
+            episodes=recipe.few_shot_episodes,
+            seed=recipe.seed,
+        )
+    return figures
+
+
+def _drawable_ways(labels: Tensor, recipe: Recipe) -> list[int]:
+    """Those of the recipe's numbers of ways that the images allow of, with the field's 15 queries a class."""
+    sizes = labels.unique(return_counts=True)[1]
+    enough = int((sizes >= max(recipe.few_shot_shots, default=0) + QUERIES).sum())
+    return [ways for ways in recipe.few_shot_ways if ways <= enough]
 
 
 def evaluate_prototypes(
@@ -96,7 +121,7 @@ def evaluate_prototypes(
         judged, gallery = splits.validation, None
     classifier = method.classifier()
     if splits.zero_shot:
-        return tasks(classifier, judged, recipe, precision, gallery, retrieval_alone=True)
+        return tasks(classifier, judged, recipe, precision, gallery, selecting=True)
     entries = judge_classifier(
         classifier, _batches(judged, recipe, precision), heads=heads_of(recipe), device=precision.device
     )
