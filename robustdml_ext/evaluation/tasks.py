@@ -42,7 +42,7 @@ def judge_retrieval(
     gallery_labels: Labels | None = None,
     recall_at: Sequence[int] = (1, 2, 4, 8),
 ) -> dict[str, float]:
-    """Recall@k by each scorer, equation 6 of the prototypes paper: "recall@k" by the first, "recall@k_NAME" by others.
+    """Recall@k by each scorer, equation 6 of the prototypes paper: "recall@k" by the first, "NAME_recall@k" by others.
 
     Raises:
         TypeError, ValueError: as `scored_recall_at_k`.
@@ -50,7 +50,7 @@ def judge_retrieval(
     figures: dict[str, float] = {}
     for number, (name, scorer) in enumerate(scorers.items()):
         found = scored_recall_at_k(scorer, embeddings, labels, recall_at, gallery, gallery_labels)
-        figures |= {f"recall@{k}" + (f"_{name}" if number else ""): value for k, value in found.items()}
+        figures |= {(f"{name}_" if number else "") + f"recall@{k}": value for k, value in found.items()}
     return figures
 
 

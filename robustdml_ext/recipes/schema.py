@@ -293,6 +293,10 @@ class Published(BaseModel):
     note: str = Field("", description="What keeps the figures from being like for like with this package's.")
     clean: dict[str, float]
     adversarial: dict[str, float] = Field(default_factory=dict)
+    attacks: dict[str, dict[str, float]] = Field(
+        default_factory=dict,
+        description="Under several attacks, in place of `adversarial`: by what the paper calls each.",
+    )
     clean_deviation: dict[str, float] = Field(default_factory=dict)
     adversarial_deviation: dict[str, float] = Field(default_factory=dict)
 

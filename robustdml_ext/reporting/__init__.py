@@ -5,9 +5,10 @@ from __future__ import annotations
 from robustdml_ext.reporting.ablation import ablation_markdown, ablation_table, draw_ablation
 from robustdml_ext.reporting.figures import draw_comparison
 from robustdml_ext.reporting.labels import method_label
+from robustdml_ext.reporting.result_tables import result_table, task_tables
 from robustdml_ext.reporting.results import Group, ReportError, group_results, read_result
 from robustdml_ext.reporting.screen import doctor_report
-from robustdml_ext.reporting.tables import comparison_markdown, comparison_table, evaluation_table, result_table
+from robustdml_ext.reporting.tables import comparison_markdown, comparison_table, evaluation_table
 from robustdml_ext.reporting.training_curves import curves_table, group_curves, read_curves
 from robustdml_ext.reporting.training_figure import draw_curves
 
@@ -30,4 +31,5 @@ __all__ = [
     "read_curves",
     "read_result",
     "result_table",
+    "task_tables",
 ]

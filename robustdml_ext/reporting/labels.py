@@ -21,8 +21,8 @@ def is_defense(recipe: Mapping[str, Any]) -> bool:
 
 
 def shows_every_recall(recipe: Mapping[str, Any]) -> bool:
-    """Whether the recipe's paper prints every Recall@k, NMI and F1, as those of EAT, ECAML and DAML do."""
-    return is_defense(recipe) or recipe["method"] in ("ecaml", "daml", *_LOSS_LABELS)
+    """Whether the recipe's paper prints every Recall@k, NMI and F1, as most do."""
+    return is_defense(recipe) or recipe["method"] in ("ecaml", "daml", "prototypes", *_LOSS_LABELS)
 
 
 def is_plain(recipe: Mapping[str, Any]) -> bool:
@@ -61,6 +61,10 @@ def _own_label(recipe: Mapping[str, Any]) -> str:
         return _LOSS_LABELS[method]
     if method in ("ecaml", "daml"):
         return f"{method.upper()} ({_LOSS_LABELS.get(loss, loss)})"
+    if method == "prototypes":
+        attacked = recipe.get("adversarial", "none")
+        alone = "" if recipe.get("auxiliary_weight", 1.0) else ", without L_aux"
+        return "prototypes" + alone + ("" if attacked == "none" else f" + AT ({attacked})")
     targets = ", ".join(str(count) for count in recipe["targets"])
     primes = {1: "′", 2: "″", 3: "‴"}.get(len(recipe["targets"]), f"^{len(recipe['targets'])}")
     names = {

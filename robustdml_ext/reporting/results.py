@@ -16,7 +16,8 @@ SEED_AND_PLACE = frozenset(
     {"seed", "out", "root", "device", "workers", "threads", "save_every", "keep", "log_every", "tensorboard",
      "evaluate_every", "download", "eval_batch_size", "attack_epsilons", "eval_steps", "eval_mtax_targets", "recall_at",
      "eval_step_size", "eval_random_start", "eval_restarts", "eval_keep_best", "eval_norm", "eval_attacks",
-     "eval_sweep_steps", "eval_route", "judge_members", "evaluate_seen", "evaluate_seen_images"}
+     "eval_sweep_steps", "eval_route", "judge_members", "evaluate_seen", "evaluate_seen_images",
+     "few_shot_ways", "few_shot_shots", "few_shot_episodes", "verification_trials"}
 )  # fmt: skip
 
 

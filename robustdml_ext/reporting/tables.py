@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from robustdml_ext.reporting.curves import row_of_members
-from robustdml_ext.reporting.labels import CLEAN, SEEN, entry_label, inputs_label, shows_every_recall
+from robustdml_ext.reporting.labels import CLEAN, SEEN, entry_label, shows_every_recall
 from robustdml_ext.reporting.results import Group, entries_of, mean_and_deviation
+from robustdml_ext.reporting.tasks import task_columns
 
 # Metric, heading, and whether it is shown in percent; beside Recall@k.
 _SHOWN = (
@@ -36,8 +37,7 @@ _MORE = (
 # Of these one wants little; of all others, losses apart, much.
 SMALL_IS_GOOD = frozenset({"pi_ratio", "pi_intra", "eer", "rho_spectrum"})
 
-_PRINTED_BY_MDPROP = frozenset({"recall@1", "recall@4"})
-_ROUTES = {"whole": "the whole, as deployed", "sum": "the sum of all members", "average": "the members' average"}
+ROUTES = {"whole": "the whole, as deployed", "sum": "the sum of all members", "average": "the members' average"}
 
 
 def _figure(values: Sequence[float], percent: bool) -> str:
@@ -53,17 +53,18 @@ def figure_text(mean: float, deviation: float | None, percent: bool) -> str:
     return text if deviation is None else f"{text} ± {deviation * scale:.{digits}f}"
 
 
-def _columns(rows: Sequence[Mapping[str, Any]], every_recall: bool = False) -> list[tuple[str, str, bool]]:
+def columns_of(rows: Sequence[Mapping[str, Any]], every_recall: bool = False) -> list[tuple[str, str, bool]]:
     """The figures that any row has; of Recall@k those of the MDProp paper's tables, or every one."""
     found = {int(name.removeprefix("recall@")) for row in rows for name in row if name.startswith("recall@")}
     recalls = [(f"recall@{k}", f"R@{k} %", True) for k in sorted(found) if every_recall or k in (1, 4)]
     accuracies = [column for column in _ACCURACIES if any(column[0] in row for row in rows)]
-    return accuracies + recalls + [column for column in _SHOWN if any(column[0] in row for row in rows)]
+    shown = [column for column in _SHOWN if any(column[0] in row for row in rows)]
+    return accuracies + recalls + shown + task_columns(rows)
 
 
 def figure_columns(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, bool]]:
     """Return metric, heading, and whether it is in percent, of every Recall@k and the usual figures of any row."""
-    return _columns(rows, every_recall=True)
+    return columns_of(rows, every_recall=True)
 
 
 def metric_heading(name: str) -> tuple[str, bool]:
@@ -74,73 +75,20 @@ def metric_heading(name: str) -> tuple[str, bool]:
     return known.get(name, (name, False))
 
 
-def result_table(result: Mapping[str, Any]) -> Table:
-    """Return the table shown at the end of a run: clean, attacked, and published figures if there are any.
-
-    Below an attack that went through several routes into an ensemble is what each led to by itself; below it all are
-    the ensemble's members, each judged alone, where they were.
-    """
-    published = result.get("published") or {}
-    printed = {name for kind in ("clean", "adversarial") for name in published.get(kind, ())}
-    every = shows_every_recall(result["recipe"]) or any(
-        name.startswith("recall@") for name in printed - _PRINTED_BY_MDPROP
-    )
-    columns = _columns([entry["metrics"] for entry in result["results"]], every)
-    unseen = result.get("data", {}).get("zero_shot", True)
-    title = "Test classes, unseen in training" if unseen else "Test images, of the classes trained on"
-    if result.get("seen"):
-        title += ", and images trained on"
-    if result.get("weights", {}).get("selected_on") == "test":
-        title += "; the weights were selected on them, so the figures are optimistic"
-    table = Table(title=title, title_justify="left")
-    table.add_column("images")
-    for _, heading, _ in columns:
-        table.add_column(heading, justify="right")
-    for entry in result["results"]:
-        routes = entry.get("routes") or {}
-        worst = f", worst of {len(routes)} routes" if len(routes) > 1 else ""
-        table.add_row(inputs_label(entry["threat"]) + worst, *_cells(entry["metrics"], columns))
-        for route, figures in routes.items() if worst else ():
-            table.add_row(f"  through {_route_label(route)}", *_cells(figures, columns), style="dim")
-    if result.get("seen") is not None:
-        table.add_section()
-        table.add_row(SEEN, *_cells(result["seen"]["metrics"], columns))
-    if published:
-        table.add_section()
-        for kind in ("clean", "adversarial"):
-            if published.get(kind):
-                printed_cells = _printed(published[kind], columns)
-                table.add_row(f"published, {kind}", *printed_cells, style="dim")
-        table.caption, table.caption_justify = published.get("note") or None, "left"
-    members = result.get("members") or []
-    for number, entries in enumerate(members, 1):
-        table.add_section()
-        table.add_row(f"member {number} of {len(members)}, alone")
-        for entry in entries:
-            table.add_row(f"  {inputs_label(entry['threat'])}", *_cells(entry["metrics"], columns))
-    return table
-
-
-def _route_label(name: str) -> str:
+def route_label(name: str) -> str:
     # The suite counts members from 0, and readers from 1.
     kind, _, number = name.partition(" ")
-    return f"member {int(number) + 1} alone" if kind == "member" and number.isdecimal() else _ROUTES.get(name, name)
+    return f"member {int(number) + 1} alone" if kind == "member" and number.isdecimal() else ROUTES.get(name, name)
 
 
-def _cells(figures: Mapping[str, Any], columns: Sequence[tuple[str, str, bool]]) -> list[str]:
+def cells_of(figures: Mapping[str, Any], columns: Sequence[tuple[str, str, bool]]) -> list[str]:
     return [_figure([figures[name]], percent) if name in figures else "" for name, _, percent in columns]
-
-
-def _printed(figures: Mapping[str, float], columns: Sequence[tuple[str, str, bool]]) -> list[str]:
-    """Published figures, which are in percent already, with the digits that were printed."""
-    shown = [(figures.get(name), percent) for name, _, percent in columns]
-    return ["" if value is None else f"{value:.{2 if percent else 3}f}" for value, percent in shown]
 
 
 def comparison_columns(groups: Sequence[Group]) -> list[tuple[str, str, bool]]:
     """The figures that a comparison shows: every Recall@k where a group's paper prints them."""
     rows = [row for group in groups for row in group.rows.values()]
-    return _columns(rows, any(shows_every_recall(group.recipe) for group in groups))
+    return columns_of(rows, any(shows_every_recall(group.recipe) for group in groups))
 
 
 def comparison_rows(
@@ -220,7 +168,7 @@ def evaluation_table(result: Mapping[str, Any]) -> Lines:
     """Return what `run evaluate` shows: every entry in one table, more clean figures, the score, and warnings."""
     entries = entries_of(result)
     data, model = result["data"], result["model"]
-    columns = _columns([entry["metrics"] for entry in entries])
+    columns = columns_of([entry["metrics"] for entry in entries])
     gallery = "" if data["gallery"] is None else f" against a gallery of {data['gallery']:,}"
     weights = f" ({model['weights']})" if "weights" in model else ""
     size = f"{data['image_size']} pixels"
@@ -251,7 +199,7 @@ def evaluation_table(result: Mapping[str, Any]) -> Lines:
             # What one attacker reaches: the row above takes the worst route for each query by itself.
             name = min(routes, key=lambda route: float(routes[route]["recall@1"]))
             cells = [_cell(routes[name].get(metric), percent) for metric, _, percent in columns]
-            table.add_row(f"  worst one: through {_route_label(name)}", *cells, style="dim")
+            table.add_row(f"  worst one: through {route_label(name)}", *cells, style="dim")
     parts: list[Any] = [table]
     more = [
         f"{heading.removesuffix(' %')} {_cell(entries[0]['metrics'][name], percent)}" + (" %" if percent else "")

@@ -21,9 +21,11 @@ from robustdml_ext import data, reporting
 from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages
 from robustdml_ext.evaluation import ATTACKS, CORRUPTIONS, DEFAULT_GROUPS, GROUPS, STANDARD, embed, judge_robustness
 from robustdml_ext.evaluation.robustness import L2_EPSILONS
+from robustdml_ext.evaluation.score import json_ready
 from robustdml_ext.recipes import Recipe
 from robustdml_ext.tools.evaluate_options import Evaluate, ImageOptions, JudgmentOptions, Words
 from robustdml_ext.tools.models import FoundModel, find_model, together
+from robustdml_ext.tools.tasks import check_tasks, judge_tasks, task_lines
 from robustdml_ext.training import RunRefusedError, describe_environment
 from robustdml_ext.training.checkpoint import write_atomically
 
@@ -41,11 +43,14 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
     began = time.perf_counter()
     try:
         subject = asked.subject
+        of_tasks = asked.tasks.task != ("suite",)
         found = find_model(subject.model, subject.weights, subject.embedding, subject.inference)
         if subject.others:
             found = together([found, *map(find_model, subject.others)], subject.inference or "vote")
         norm, epsilons = attack_radii(asked.judgment, found.recipe)
-        chosen = choose(asked.judgment)
+        if of_tasks:
+            check_tasks(asked, found)
+        chosen = choose(asked.judgment, of_classifier=of_tasks)
         surrogate = None if asked.subject.surrogate is None else find_model(asked.subject.surrogate)
         splits = _load(asked.images, found.recipe)
         folder = _folder(asked, splits.name)
@@ -57,6 +62,13 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
         # Before anything is judged, a wrong value or a missing file is a matter of what was asked for.
         raise RunRefusedError(str(error)) from error
     gallery = splits.gallery if asked.images.split == "test" else None
+    if of_tasks:
+        entries = judge_tasks(asked, found, splits, images, device, norm, epsilons, console)
+        result = _result(asked, found, splits, images, gallery, device, {"results": json_ready(entries)}, began)
+        _write(result, folder)
+        console.print(task_lines(result))
+        console.print(f"result: {folder / RESULT}", highlight=False, soft_wrap=True)
+        return 0
 
     def batches(part: LabeledImages) -> EvaluationBatches:
         pinned = device.type == "cuda"
@@ -83,7 +95,26 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
             device=device,
             progress=report_progress,
         )
-    result = {
+    judged = {**report.to_json(), "surrogate": None if surrogate is None else surrogate.facts}
+    result = _result(asked, found, splits, images, gallery, device, judged, began)
+    _write(result, folder)
+    console.print(reporting.evaluation_table(result))
+    console.print(f"result: {folder / RESULT}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _result(
+    asked: Evaluate,
+    found: FoundModel,
+    splits: DataSplits,
+    images: LabeledImages,
+    gallery: LabeledImages | None,
+    device: torch.device,
+    judged: dict[str, Any],
+    began: float,
+) -> dict[str, Any]:
+    """The content of ``result.json``."""
+    return {
         "model": found.facts,
         "recipe": _recipe(asked, found, splits),
         "data": {
@@ -91,18 +122,17 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
             "gallery": None if gallery is None else len(gallery), "image_size": splits.image_size,
             "zero_shot": splits.zero_shot,
         },
-        **report.to_json(),
-        "surrogate": None if surrogate is None else surrogate.facts,
+        **judged,
         "device": str(device),
         "seconds": time.perf_counter() - began,
         "environment": describe_environment(),
     }  # fmt: skip
+
+
+def _write(result: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=2, ensure_ascii=False) + "\n"
     write_atomically(folder / RESULT, lambda file: file.write(text.encode()))
-    console.print(reporting.evaluation_table(result))
-    console.print(f"result: {folder / RESULT}", highlight=False, soft_wrap=True)
-    return 0
 
 
 def attack_radii(asked: JudgmentOptions, recipe: Recipe | None) -> tuple[str, tuple[float, ...]]:
@@ -141,8 +171,10 @@ def parse_epsilons(words: Sequence[str], norm: str = "linf") -> tuple[float, ...
     return tuple(numbers)
 
 
-def choose(asked: JudgmentOptions) -> dict[str, Words]:
+def choose(asked: JudgmentOptions, *, of_classifier: bool = False) -> dict[str, Words]:
     """The attacks, corruptions and groups of figures meant, after all that no judgment can be made with is refused.
+
+    Attacks on a classifier, which have other names, are left to `tasks.class_attacks`.
 
     Raises:
         ValueError: a number out of range.
@@ -155,7 +187,9 @@ def choose(asked: JudgmentOptions) -> dict[str, Words]:
         raise ValueError(f"seed must not be negative; got {asked.seed}")
     every = tuple(CORRUPTIONS)
     return {
-        "attacks": _chosen(asked.attacks, "attacks", {"standard": STANDARD, "none": ()}, ATTACKS),
+        "attacks": ()
+        if of_classifier
+        else _chosen(asked.attacks, "attacks", {"standard": STANDARD, "none": ()}, ATTACKS),
         "corruptions": _chosen(asked.corruptions, "corruptions", {"all": every, "none": ()}, CORRUPTIONS),
         "metrics": _chosen(asked.metrics, "metrics", {"all": GROUPS, "default": DEFAULT_GROUPS}, GROUPS),
     }
@@ -273,7 +307,8 @@ def _folder(asked: Evaluate, dataset: str) -> Path:
         RunRefusedError: there is one already, and it was not said that it may go.
     """
     name, path = asked.subject.model, Path(asked.subject.model)
-    what = f"{dataset}-{asked.images.split}"
+    tasks = "" if asked.tasks.task == ("suite",) else "-" + "+".join(asked.tasks.task)
+    what = f"{dataset}-{asked.images.split}{tasks}"
     if asked.place.out is not None:
         folder = Path(asked.place.out)
     elif asked.subject.others:

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from robustdml_ext.evaluation import ATTACKS, CORRUPTIONS, GROUPS, STANDARD
+from robustdml_ext.evaluation import ATTACKS, CLASS_ATTACKS, CORRUPTIONS, GROUPS, STANDARD
+from robustdml_ext.evaluation.class_threats import STRONG
 
 Words = tuple[str, ...]
 
@@ -75,7 +76,12 @@ class JudgmentOptions:
         ),
     ] = ("all",)
     attacks: Annotated[
-        Words, tyro.conf.arg(help=f"standard ({', '.join(STANDARD)}), none, or some of {', '.join(ATTACKS)}.")
+        Words,
+        tyro.conf.arg(
+            help=f"standard ({', '.join(STANDARD)}), none, or some of {', '.join(ATTACKS)}. Of the task "
+            f"classification: standard (fgsm, pgd), strong ({', '.join(STRONG)}), none, or some of "
+            f"{', '.join(CLASS_ATTACKS)}."
+        ),
     ] = ("standard",)
     epsilons: Annotated[
         Words | None,
@@ -97,6 +103,47 @@ class JudgmentOptions:
         bool, tyro.conf.arg(help="Look for masked gradients: black box, more steps, larger ε, finite losses.")
     ] = True
     seed: Annotated[int, tyro.conf.arg(help="Of targets, starts, candidates, clusters and noise.")] = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskOptions:
+    """What the model is asked to do, other than the suite's retrieval under attack."""
+
+    task: Annotated[
+        tuple[Literal["suite", "classification", "few-shot", "verification", "retrieval"], ...],
+        tyro.conf.arg(
+            help="suite: retrieval by the embeddings, with every option above. classification: of a checkpoint of "
+            "prototypes, each head clean and attacked through itself. few-shot, verification, retrieval: by the "
+            "scorers below, of any model."
+        ),
+    ] = ("suite",)
+    scorers: Annotated[
+        Words | None,
+        tyro.conf.arg(
+            help="How two embeddings are compared: similarity (learned), cosine, sum (of both), published-sum. None: "
+            "the first three of a checkpoint of prototypes, and cosine of any other model."
+        ),
+    ] = None
+    heads: Annotated[
+        tuple[Literal["similarity", "dense"], ...], tyro.conf.arg(help="Of classification: which heads.")
+    ] = ("similarity", "dense")
+    step_size: Annotated[
+        str | None, tyro.conf.arg(help="Of classification's pgd, in pixels, as 0.01 or 2/255. None: ε/30, FoolBox's.")
+    ] = None
+    ways: Annotated[tuple[int, ...], tyro.conf.arg(help="Of few-shot: how many classes an episode has.")] = (5,)
+    shots: Annotated[tuple[int, ...], tyro.conf.arg(help="Of few-shot: how many examples of each class.")] = (1, 5)
+    queries: Annotated[int, tyro.conf.arg(help="Of few-shot: how many images of each class are classified.")] = 15
+    episodes: Annotated[int, tyro.conf.arg(help="Of few-shot: how many episodes of a kind.")] = 600
+    trials: Annotated[
+        str,
+        tyro.conf.arg(
+            help="Of verification: how many random pairs, half of them of one class; all; or one of the data set's "
+            "lists of trials, where it has some."
+        ),
+    ] = "100000"
+    symmetric: Annotated[
+        bool, tyro.conf.arg(help="Of verification: score each pair in both orders, and take their mean.")
+    ] = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +174,13 @@ class Evaluate:
 
     python -m robustdml_ext.run evaluate resnet50 --dataset cub200 --root DIR --attacks stax out --epsilons 8/255
 
+    python -m robustdml_ext.run evaluate runs/mnist-prototypes-seed0 --task classification --attacks strong
+
     python -m robustdml_ext.run evaluate my_package.my_module:build --dataset folder --root DIR --corruptions all
     """
 
     subject: ModelOptions
     images: ImageOptions = ImageOptions()
     judgment: JudgmentOptions = JudgmentOptions()
+    tasks: TaskOptions = TaskOptions()
     place: PlaceOptions = PlaceOptions()

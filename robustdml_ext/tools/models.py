@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from robustdml_ext.models.prototypical import PrototypicalClassifier
 from robustdml_ext.recipes import Recipe, RecipeError, make_recipe, read_recipe_file
 from robustdml_ext.training import CheckpointError, RunRefusedError
 from robustdml_ext.training.checkpoint import load_checkpoint
-from robustdml_ext.training.folder import BACKBONE, BEST, LAST, RECIPE
+from robustdml_ext.training.folder import BACKBONE, BEST, CLASSIFIER, LAST, RECIPE
 
 KINDS = (
     "a run's folder or checkpoint, a torchvision architecture or `small` (with weights), or package.module:factory, "
@@ -32,11 +33,13 @@ class FoundModel:
         build: channels → the model, on the CPU, in eval mode; pixels of [0, 1] → embeddings `[B, D]`.
         facts: what a result says of it.
         recipe: of a checkpoint, what it was trained by.
+        classifier: of a checkpoint of `prototypes`, channels → the whole classifier, on the CPU, in eval mode.
     """
 
     build: Callable[[int], nn.Module]
     facts: dict[str, Any]
     recipe: Recipe | None = None
+    classifier: Callable[[int], PrototypicalClassifier] | None = None
 
 
 def find_model(
@@ -101,18 +104,28 @@ def _from_checkpoint(path: Path, inference: str | None = None) -> FoundModel:
     if not means:
         raise RunRefusedError(f"{path} holds no embedder, as the checkpoints of `run METHOD` do")
 
-    def build(channels: int) -> nn.Module:
-        from robustdml_ext.assemble import build_network
-
+    def check(channels: int) -> None:
         own = means[0].shape[1]
         if channels != own:
             raise RunRefusedError(f"{path} was trained on images of {_channels(own)}, and these have {channels}")
+
+    def build(channels: int) -> nn.Module:
+        from robustdml_ext.assemble import build_network
+
+        check(channels)
         network = build_network(recipe.model_copy(update={"weights": "none"}), channels)
         network.load_state_dict(weights)
         return network.eval()
 
+    def build_whole(channels: int) -> PrototypicalClassifier:
+        from robustdml_ext.assemble import build_classifier
+
+        check(channels)
+        return build_classifier(recipe, channels, state["method"], state.get("class_names"))
+
     facts = {"kind": "checkpoint", "name": str(path), "step": state["step"], "arch": recipe.arch}
-    return FoundModel(build, {**facts, "channels": int(means[0].shape[1])}, recipe)
+    facts["channels"] = int(means[0].shape[1])
+    return FoundModel(build, facts, recipe, build_whole if recipe.method == "prototypes" else None)
 
 
 def _last_inference(folder: Path) -> str | None:
@@ -135,7 +148,12 @@ def _recipe_of(path: Path, state: Mapping[str, Any]) -> Recipe:
 
 
 def _judged_weights(folder: Path) -> Path:
-    """The checkpoint of a run that its own result judges: the best one where it selects, and else the last."""
+    """The checkpoint of a run that its own result judges: the best one where it selects, and else the last.
+
+    Of prototypes the classifier that was made of it, which may have classes that were added since.
+    """
+    if (folder / CLASSIFIER).is_file():
+        return folder / CLASSIFIER
     last, best = folder / LAST, folder / BEST
     if not last.is_file() and not best.is_file():
         raise RunRefusedError(f"{folder} holds no {BEST} or {LAST}; expected the folder of a run")

@@ -81,7 +81,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     ours = isinstance(state, dict) and state.get("format") == FORMAT
     if not ours or not any(set(state) >= keys for keys in (_KEYS, _CLASSIFIER_KEYS)):
         raise CheckpointError(f"{path} is not a checkpoint of this package (expected format {FORMAT!r}).")
-    return state
+    whole: dict[str, Any] = state
+    return whole
 
 
 # What a classifier's file holds, beside `format`: the weights and the classes' names, and nothing to go on training by.

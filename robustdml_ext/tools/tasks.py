@@ -1,0 +1,222 @@
+"""`run evaluate --task`: classification, few-shot episodes, verification and retrieval by a learned similarity."""
+
+from __future__ import annotations
+
+import time
+from fractions import Fraction
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.console import Group as Lines
+from torch import Tensor
+
+from robustdml_ext import data, reporting
+from robustdml_ext.data import DataSplits, LabeledImages
+from robustdml_ext.evaluation import (
+    CLASS_ATTACKS,
+    ClassThreat,
+    embed,
+    judge_classifier,
+    judge_few_shot,
+    judge_retrieval,
+    judge_verification,
+    places_of,
+    scorers_of,
+)
+from robustdml_ext.evaluation.class_threats import STRONG
+from robustdml_ext.evaluation.tasks import FEW_SHOT_SCORERS
+from robustdml_ext.models.prototypical import PrototypicalClassifier
+from robustdml_ext.tools.evaluate_options import Evaluate
+from robustdml_ext.tools.models import FoundModel
+from robustdml_ext.training import RunRefusedError
+
+_STANDARD = ("fgsm", "pgd")
+
+
+def check_tasks(asked: Evaluate, found: FoundModel) -> None:
+    """Refuse what no task can be judged with, before any image is read.
+
+    Raises:
+        RunRefusedError: the suite together with other tasks, or classification of a model without prototypes.
+        ValueError: a number out of range, or an unknown name.
+    """
+    tasks = asked.tasks
+    if not tasks.task:
+        raise ValueError("task must name at least one")
+    if "suite" in tasks.task and len(tasks.task) > 1:
+        raise RunRefusedError("the suite has a result of its own: judge it and other tasks one after the other")
+    if "classification" in tasks.task and found.classifier is None:
+        raise RunRefusedError(
+            f"classification needs prototypes, and {found.facts['name']} has none; expected a run of `prototypes`"
+        )
+    for name, numbers, least in (
+        ("ways", tasks.ways, 2), ("shots", tasks.shots, 1), ("queries", (tasks.queries,), 1),
+        ("episodes", (tasks.episodes,), 2),
+    ):  # fmt: skip
+        if not numbers or any(number < least for number in numbers):
+            raise ValueError(f"{name} must be at least {least}; got {', '.join(map(str, numbers)) or 'nothing'}")
+    step_size(tasks.step_size)
+    class_attacks(asked.judgment.attacks if "classification" in tasks.task else ())
+
+
+def class_attacks(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The attacks on a classifier meant by a list of names and names of sets.
+
+    Raises:
+        ValueError: a word that is neither.
+    """
+    sets: dict[str, tuple[str, ...]] = {"standard": _STANDARD, "strong": STRONG, "none": ()}
+    chosen: list[str] = []
+    for word in words:
+        if word not in sets and word not in CLASS_ATTACKS:
+            raise ValueError(f"attacks on a classifier must be of {', '.join([*sets, *CLASS_ATTACKS])}; got {word!r}")
+        chosen += sets.get(word, (word,))
+    return tuple(dict.fromkeys(chosen))
+
+
+def step_size(word: str | None) -> float | None:
+    """A step in pixels, as 0.01 or 2/255.
+
+    Raises:
+        ValueError: no number above 0.
+    """
+    if word is None:
+        return None
+    try:
+        number = float(Fraction(word))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        number = 0.0
+    if not number > 0:
+        raise ValueError(f"step_size must be a number above 0, as 0.01 or 2/255; got {word!r}")
+    return number
+
+
+def judge_tasks(
+    asked: Evaluate,
+    found: FoundModel,
+    splits: DataSplits,
+    images: LabeledImages,
+    device: torch.device,
+    norm: str,
+    epsilons: tuple[float, ...],
+    console: Console,
+) -> list[dict[str, Any]]:
+    """The entries of the result: clean figures of all tasks, then those of the classifier under each attack.
+
+    Raises:
+        RunRefusedError: images and model do not go together.
+    """
+    try:
+        classifier = None if found.classifier is None else found.classifier(splits.channels).to(device)
+        encoder = found.build(splits.channels).to(device) if classifier is None else classifier.encoder
+        entries: list[dict[str, Any]] = []
+        if "classification" in asked.tasks.task:
+            assert classifier is not None
+            entries = _classification(asked, classifier, images, device, norm, epsilons, console)
+        clean: dict[str, float] = {}
+        began = time.perf_counter()
+        if others := [task for task in asked.tasks.task if task != "classification"]:
+            with console.status("embedding"):
+                rows, labels = embed(encoder, _batches(asked, images, device), device)
+                gallery: tuple[Tensor | None, Tensor | None] = (None, None)
+                if splits.gallery is not None and asked.images.split == "test" and "retrieval" in others:
+                    gallery = embed(encoder, _batches(asked, splits.gallery, device), device)
+            clean = _scored(asked, classifier, splits, rows.to(device), labels, gallery, console)
+    except (ValueError, TypeError) as error:
+        raise RunRefusedError(str(error)) from error
+    if not entries:
+        entries = [{"threat": None, "metrics": {}, "perturbation": None, "seconds": 0.0}]
+    entries[0]["metrics"] |= clean
+    entries[0]["seconds"] += time.perf_counter() - began
+    return entries
+
+
+def _batches(asked: Evaluate, images: LabeledImages, device: torch.device) -> data.EvaluationBatches:
+    return data.evaluation_batches(
+        images, asked.place.batch_size, num_workers=asked.place.workers, pin_memory=device.type == "cuda"
+    )
+
+
+def _classification(
+    asked: Evaluate,
+    classifier: PrototypicalClassifier,
+    images: LabeledImages,
+    device: torch.device,
+    norm: str,
+    epsilons: tuple[float, ...],
+    console: Console,
+) -> list[dict[str, Any]]:
+    judgment = asked.judgment
+    threats = []
+    for epsilon in epsilons:
+        for name in class_attacks(judgment.attacks):
+            step = step_size(asked.tasks.step_size) if CLASS_ATTACKS[name].algorithm == "pgd" else None
+            threats.append(ClassThreat(name, epsilon, judgment.steps, step, norm, restarts=judgment.restarts))
+    with console.status("judging") as status:
+        return judge_classifier(
+            classifier,
+            _batches(asked, images, device),
+            threats,
+            heads=asked.tasks.heads,
+            prototype_of=places_of(images.class_names, classifier),
+            seed=judgment.seed,
+            device=device,
+            progress=lambda what, number, total: status.update(f"judging, attack {number} of {total}: {what}"),
+        )
+
+
+def _scored(
+    asked: Evaluate,
+    classifier: PrototypicalClassifier | None,
+    splits: DataSplits,
+    rows: Tensor,
+    labels: Tensor,
+    gallery: tuple[Tensor | None, Tensor | None],
+    console: Console,
+) -> dict[str, float]:
+    """The figures of retrieval, verification and few-shot episodes, in the order asked for."""
+    tasks, seed = asked.tasks, asked.judgment.seed
+    names = tasks.scorers or (("cosine",) if classifier is None else ("similarity", "cosine", "sum"))
+    scorers = scorers_of(None if classifier is None else classifier.heads.similarity, names)
+    figures: dict[str, float] = {}
+    for task in tasks.task:
+        with console.status(f"judging: {task}"):
+            if task == "retrieval":
+                items, item_labels = gallery
+                figures |= judge_retrieval(
+                    scorers, rows, labels, gallery=None if items is None else items.to(rows.device),
+                    gallery_labels=item_labels, recall_at=asked.judgment.recall_at,
+                )  # fmt: skip
+            elif task == "verification":
+                figures |= judge_verification(
+                    scorers, rows, labels, _trials(tasks.trials, splits), seed=seed, symmetric=tasks.symmetric
+                )
+            elif task == "few-shot":
+                few = {name: scorer for name, scorer in scorers.items() if tasks.scorers or name in FEW_SHOT_SCORERS}
+                figures |= judge_few_shot(
+                    few, rows, labels, ways=tasks.ways, shots=tasks.shots, queries=tasks.queries,
+                    episodes=tasks.episodes, seed=seed,
+                )  # fmt: skip
+    return figures
+
+
+def _trials(word: str, splits: DataSplits) -> Tensor | int | None:
+    if word == "all":
+        return None
+    if word.isdecimal() and int(word) > 0:
+        return int(word)
+    lists = getattr(splits, "trials", None) or {}
+    if word in lists:
+        rows: Tensor = lists[word].rows
+        return rows
+    known = f", or one of its lists, {', '.join(lists)}" if lists else ""
+    raise ValueError(f"trials must be a number above 0, all{known}; got {word!r}")
+
+
+def task_lines(result: dict[str, Any]) -> Lines:
+    """What is shown of the result: a table of classification, one of the other tasks, or both."""
+    entries = result["results"]
+    model, where = result["model"]["name"], result["data"]
+    title = f"{model} on {where['images']:,} images of {where['dataset']}, {where['split']}"
+    return reporting.task_tables(entries, title)
