@@ -295,7 +295,7 @@ class Published(BaseModel):
     adversarial: dict[str, float] = Field(default_factory=dict)
     attacks: dict[str, dict[str, float]] = Field(
         default_factory=dict,
-        description="Under several attacks, in place of `adversarial`: by what the paper calls each.",
+        description="In place of `adversarial`, by what the paper calls each of several attacks.",
     )
     clean_deviation: dict[str, float] = Field(default_factory=dict)
     adversarial_deviation: dict[str, float] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The tools of the command line, beside training: evaluate, ablate, list, show, compare, curves, doctor."""
+"""The tools of the command line, beside training: evaluate, enroll, ablate, list, show, compare, curves, doctor."""
 
 from __future__ import annotations
 
@@ -83,6 +83,27 @@ class Curves:
 
 
 @dataclasses.dataclass(frozen=True)
+class Enroll:
+    """Add classes to a trained model of prototypes from a few examples, without training; they are saved with it.
+
+    Example: python -m robustdml_ext.run enroll runs/cub200-prototypes-seed0 --examples new_birds
+
+    Each class's prototype is the mean embedding of its examples. Afterwards the similarity head tells the new classes
+    from the old ones; the dense output layer knows the old ones alone.
+    """
+
+    model: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(help="Folder of a run of prototypes, or its classifier.pt.")
+    ]
+    examples: Annotated[str, tyro.conf.arg(help="Folder with a folder of images for each new class, by its name.")]
+    out: Annotated[
+        str | None, tyro.conf.arg(help="File to write the larger classifier to. None: the model's own is replaced.")
+    ] = None
+    device: Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, or cuda:N.")] = "auto"
+    debug: Annotated[bool, tyro.conf.arg(help="Show the traceback of an error.")] = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Versions, kernel libraries, GPU and data sets: what is live, and why the rest is not.
 
@@ -118,6 +139,10 @@ def run(command: str, options: Sequence[str], prog: str, train: Callable[[Reques
         return ablate_command(options, prog, console(), train)
     if command == "curves":
         return _curves(tyro.cli(Curves, args=list(options), prog=prog))
+    if command == "enroll":
+        from robustdml_ext.tools.enroll import enroll_command
+
+        return enroll_command(tyro.cli(Enroll, args=list(options), prog=prog))
     if command == "evaluate":
         from robustdml_ext.tools.evaluate import evaluate_command
         from robustdml_ext.tools.evaluate_options import Evaluate

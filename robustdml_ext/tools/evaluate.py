@@ -54,7 +54,7 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
         surrogate = None if asked.subject.surrogate is None else find_model(asked.subject.surrogate)
         splits = _load(asked.images, found.recipe)
         folder = _folder(asked, splits.name)
-        device = _device(asked.place.device)
+        device = device_of(asked.place.device)
         images = _limited(_split(splits, asked.images.split), asked.images.limit)
         model = _built(found, splits, images, device)
         stranger = None if surrogate is None else _built(surrogate, splits, images, device)
@@ -186,10 +186,9 @@ def choose(asked: JudgmentOptions, *, of_classifier: bool = False) -> dict[str, 
     if asked.seed < 0:
         raise ValueError(f"seed must not be negative; got {asked.seed}")
     every = tuple(CORRUPTIONS)
+    attacks = () if of_classifier else asked.attacks
     return {
-        "attacks": ()
-        if of_classifier
-        else _chosen(asked.attacks, "attacks", {"standard": STANDARD, "none": ()}, ATTACKS),
+        "attacks": _chosen(attacks, "attacks", {"standard": STANDARD, "none": ()}, ATTACKS),
         "corruptions": _chosen(asked.corruptions, "corruptions", {"all": every, "none": ()}, CORRUPTIONS),
         "metrics": _chosen(asked.metrics, "metrics", {"all": GROUPS, "default": DEFAULT_GROUPS}, GROUPS),
     }
@@ -276,7 +275,12 @@ def _chosen(words: Words, option: str, sets: dict[str, Words], known: Any) -> Wo
     return tuple(dict.fromkeys(chosen))
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device meant by auto, cpu, cuda or cuda:N.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

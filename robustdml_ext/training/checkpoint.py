@@ -63,7 +63,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Returns:
         A dict: ``recipe``, ``step`` (steps done), ``method``, ``optimizer``, ``random``, ``metrics`` and
-        ``best``; or of a classifier's file ``recipe``, ``step``, ``method`` and ``class_names``.
+        ``best``; or of a classifier's file ``recipe``, ``step``, ``method``,
+        ``class_names``, ``image_size`` and ``channels``.
 
     Raises:
         CheckpointError: the file is missing, truncated, or not a checkpoint of this package.
@@ -86,7 +87,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 # What a classifier's file holds, beside `format`: the weights and the classes' names, and nothing to go on training by.
-_CLASSIFIER_KEYS = frozenset({"format", "recipe", "step", "method", "class_names"})
+_CLASSIFIER_KEYS = frozenset({"format", "recipe", "step", "method", "class_names", "image_size", "channels"})
 
 
 def write_classifier(path: Path, state: dict[str, Any]) -> None:

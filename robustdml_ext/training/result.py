@@ -230,6 +230,8 @@ def save_classifier(
         "step": summary.steps,
         "method": {name: value.cpu() for name, value in method.state_dict().items()},
         "class_names": list(splits.train.class_names),
+        "image_size": splits.image_size,
+        "channels": splits.channels,
     }
     write_classifier(folder / names.CLASSIFIER, state)
 

@@ -179,3 +179,27 @@ class ClassFolders(ImageFiles):
     """
 
     layout = Layout("folder", "folder", WHERE, PROTOCOLS, _read)
+
+
+def load_examples(
+    root: str | Path, image_size: int, channels: int, *, augment: str = "default", on_broken: str = "error"
+) -> LabeledImages:
+    """All images of a folder of class folders as one split, read as test images are: to give a model new classes.
+
+    `image_size` and `channels` are those that the model was trained on, `augment` how it was trained, which says how
+    test images are resized (`data.load`). Raises: DataError where the folder is missing or has no class with images.
+    """
+    classes, empty = find_classes(Path(root).expanduser())
+    if empty:
+        raise DataError(f"{root}: the class folders {', '.join(empty[:5])} have no images. {WHERE}")
+    options = ReadOptions(root=Path(root), augment=augment, on_broken=on_broken)
+    labels = [number for number, found in enumerate(classes) for _ in found.paths]
+    return labeled(
+        [path for found in classes for path in found.paths],
+        labels,
+        [found.name for found in classes],
+        options,
+        image_size=image_size,
+        channels=channels,
+        train=False,
+    )
