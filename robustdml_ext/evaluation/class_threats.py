@@ -40,6 +40,7 @@ CLASS_ATTACKS: dict[str, ClassAttack] = {
         "probabilities",
         1.0,
     ),
+    "fgsm-probabilities": ClassAttack("as fgsm, taking probabilities for logits, likewise", "fgsm", "probabilities"),
     "apgd": ClassAttack("Auto-PGD up the cross-entropy", "adaptive", random_start=1.0),
     "apgd-margin": ClassAttack("Auto-PGD up the margin of the best wrong class", "adaptive", "margin", 1.0),
     "square-margin": ClassAttack("random search in squares for a larger margin: no gradient", "square", "margin"),

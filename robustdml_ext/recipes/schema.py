@@ -67,7 +67,9 @@ EVAL_ATTACKS = (
 )  # fmt: skip
 
 # Those that it knows of classifiers, for prototypes; likewise.
-CLASS_EVAL_ATTACKS = ("fgsm", "pgd", "pgd-probabilities", "apgd", "apgd-margin", "square-margin")
+CLASS_EVAL_ATTACKS = (
+    "fgsm", "pgd", "pgd-probabilities", "fgsm-probabilities", "apgd", "apgd-margin", "square-margin",
+)  # fmt: skip
 
 FRACTIONS: frozenset[str] = frozenset(
     name

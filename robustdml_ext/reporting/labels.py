@@ -131,7 +131,8 @@ def inputs_label(threat: Mapping[str, Any] | None) -> str:
 
 # Attacks on a classifier, and what they are called after how they are run.
 _CLASS_ATTACKS = {
-    "fgsm": "", "pgd": "", "pgd-probabilities": ", taking probabilities for logits", "apgd": "",
+    "fgsm": "", "pgd": "", "pgd-probabilities": ", probabilities for logits",
+    "fgsm-probabilities": ", probabilities for logits", "apgd": "",
     "apgd-margin": " on the margin", "square-margin": "",
 }  # fmt: skip
 # Of ε: the step of FoolBox's PGD, by which the prototypes paper attacks.
