@@ -113,7 +113,12 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         "norms": {**common, "method": "mdprop", "targets": [1, 5], "random_start": 0.01},
         # A loss with parameters of its own.
         "centers": {**common, "method": "standard", "loss": "arcface"},
-    }
+        # Prototypes that follow the whole batch, S's dropout, and noise drawn for the whole batch.
+        "prototypes": {
+            **common, "method": "prototypes", "adversarial": "both", "epsilon": 0.1, "random_start": 0.1,
+            "attack_steps": 2,
+        },
+    }  # fmt: skip
     for name, (one, two) in _trained_alone_and_by_two(tmp_path, jobs).items():
         assert one.checkpoint["step"] == two.checkpoint["step"] == 22
         torch.testing.assert_close(two.checkpoint["method"], one.checkpoint["method"], rtol=1e-5, atol=1e-5)
