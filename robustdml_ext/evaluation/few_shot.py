@@ -15,8 +15,8 @@ from robustdml_ext.evaluation.inputs import Array, Labels, as_labels, as_vectors
 from robustdml_ext.evaluation.scorers import Scorer, all_scores, as_scorer
 
 # Scores made at a time. Those between episodes are of no use, but cost less than asking the scorer for each episode:
-# at 5 ways and 15 queries 18 episodes go together.
-BLOCK = 2**17
+# at 5 ways and 15 queries 9 episodes go together.
+BLOCK = 2**15
 # Random numbers drawn at a time: the draw must not depend on the block.
 DRAWN = 2**22
 # Of the normal distribution: 95 % lie within so many standard deviations.
