@@ -58,8 +58,8 @@ def few_shot(
     The prototypes paper's section 3.2: an episode draws `ways` classes, and `shots` + `queries` images of each, all
     different. C'_i is the mean embedding of the shots of class i (in float64, rounded to the embeddings' type); a
     query x goes to arg max_i S(E(x), C'_i), equation 4. Equal scores go to the class drawn first; equal prototypes
-    have equal scores, however the scorer rounds. The paper leaves the protocol open: 600 episodes of 15 queries a class are what the field
-    reports.
+    have equal scores, however the scorer rounds. The paper leaves the protocol open: 600 episodes of 15 queries a
+    class are what the field reports.
 
     `embeddings` [N, D], one for each image, with `labels` [N]: classes are those of the labels, which should be none
     that were trained on. Classes with fewer than `shots` + `queries` images are not drawn. `scorer` is one of
