@@ -15,8 +15,8 @@ from robustdml_ext.evaluation.inputs import Array, Labels, as_labels, as_vectors
 from robustdml_ext.evaluation.scorers import Scorer, all_scores, as_scorer
 
 # Scores made at a time. Those between episodes are of no use, but cost less than asking the scorer for each episode:
-# at 5 ways and 15 queries 18 episodes go together.
-BLOCK = 2**17
+# at 5 ways and 15 queries 9 episodes go together.
+BLOCK = 2**15
 # Random numbers drawn at a time: the draw must not depend on the block.
 DRAWN = 2**22
 # Of the normal distribution: 95 % lie within so many standard deviations.
@@ -57,9 +57,9 @@ def few_shot(
 
     The prototypes paper's section 3.2: an episode draws `ways` classes, and `shots` + `queries` images of each, all
     different. C'_i is the mean embedding of the shots of class i (in float64, rounded to the embeddings' type); a
-    query x goes to arg max_i S(E(x), C'_i), equation 4. Equal scores go to the class drawn first, equal prototypes
-    being scored once. The paper leaves the protocol open: 600 episodes of 15 queries a class are what the field
-    reports.
+    query x goes to arg max_i S(E(x), C'_i), equation 4. Equal scores go to the class drawn first; equal prototypes
+    have equal scores, however the scorer rounds. The paper leaves the protocol open: 600 episodes of 15 queries a
+    class are what the field reports.
 
     `embeddings` [N, D], one for each image, with `labels` [N]: classes are those of the labels, which should be none
     that were trained on. Classes with fewer than `shots` + `queries` images are not drawn. `scorer` is one of

@@ -15,6 +15,8 @@ from robustdml_ext.evaluation.kernels import Kernel, nearest_psd, symmetric
 
 # Entries of permutations' memberships held at a time: 32 MB.
 BLOCK = 2**22
+# An offset of a one-class machine that is this small is none: the values of all that support it round to 0.
+NO_MARGIN = 1e-4
 # Eigenvalues smaller than this part of the largest are rounding.
 ROUNDING = 1e-10
 
@@ -26,7 +28,8 @@ class NoveltyDetector:
     Attributes:
         kernel: of two sets of embeddings.
         known: embeddings `[N, D]` it was fitted to.
-        machine: the fitted `sklearn.svm.OneClassSVM`, of precomputed kernel values.
+        machine: the fitted `sklearn.svm.OneClassSVM`, of precomputed kernel values divided by `scale`.
+        scale: the largest kernel value of the known embeddings.
         smallest_eigenvalue: of the kernel's matrix of the known embeddings, before any was set to 0.
         projection: float64 `[N, N]`, applied to kernel values with the known embeddings; None where the matrix was
             positive semi-definite.
@@ -35,15 +38,18 @@ class NoveltyDetector:
     kernel: Kernel
     known: Tensor
     machine: Any
+    scale: float
     smallest_eigenvalue: float
     projection: Tensor | None
 
     def scores(self, embeddings: Array) -> npt.NDArray[np.float64]:
         """Decision scores float64 [M] of embeddings [M, D]: larger where they are like the known ones; novel below 0.
 
+        In units of `scale`.
+
         Raises: TypeError, ValueError as the kernel does.
         """
-        values = self.kernel(as_vectors(embeddings), self.known)
+        values = self.kernel(as_vectors(embeddings), self.known) / self.scale
         if self.projection is not None:
             values = values @ self.projection.to(values.device)
         scores: npt.NDArray[np.float64] = self.machine.decision_function(values.cpu().numpy())
@@ -58,8 +64,12 @@ def novelty_detector(kernel: Kernel, embeddings: Array, nu: float = 0.1) -> Nove
     is clipped as in `nearest_psd`, and new embeddings' values go through the same projection, without which they
     would be compared with other features than were fitted. O(N²) memory, O(N³) time.
 
-    Raises: TypeError, ValueError for arguments of the wrong type or shape, values that are not finite, or nu outside
-    0 < nu <= 1.
+    The machine separates the known embeddings from the origin, so kernel values should be positive: of a learned
+    similarity as it is, which is negative between classes, the origin lies among them. positive="softplus" is a good
+    choice, as "sigmoid" loses the differences between high scores.
+
+    Raises: TypeError, ValueError for arguments of the wrong type or shape, values that are not finite, nu outside 0 <
+    nu <= 1, or a kernel by which the origin lies among the known embeddings.
     """
     if not 0 < nu <= 1:
         raise ValueError(f"nu must be above 0 and at most 1, got {nu}")
@@ -67,13 +77,21 @@ def novelty_detector(kernel: Kernel, embeddings: Array, nu: float = 0.1) -> Nove
 
     known = as_vectors(embeddings)
     gram = symmetric(kernel(known), "kernel's matrix")
+    # The machine stops at a gap of its own size, whatever the kernel's is.
+    scale = float(gram.abs().max()) or 1.0
+    gram = gram / scale
     nearest = nearest_psd(gram)
-    negative = nearest.smallest_eigenvalue < -ROUNDING * float(gram.abs().max()) * len(gram)
+    negative = nearest.smallest_eigenvalue < -ROUNDING * len(gram)
     machine = OneClassSVM(kernel="precomputed", nu=nu)
     machine.fit((nearest.matrix if negative else gram).cpu().numpy())
-    return NoveltyDetector(
-        kernel, known, machine, nearest.smallest_eigenvalue, nearest.projection if negative else None
-    )
+    # Coefficients add up to nu · N, and so the offset would at most be, were all values 1.
+    if float(machine.offset_[0]) <= NO_MARGIN * nu * len(known):
+        raise ValueError(
+            "kernel: the origin lies among the known embeddings, which then cannot be told from it; give a kernel of "
+            "positive values (of a similarity, positive='softplus')"
+        )
+    projection = nearest.projection if negative else None
+    return NoveltyDetector(kernel, known, machine, scale, scale * nearest.smallest_eigenvalue, projection)
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,8 @@ def mmd_test(kernel: Kernel, x: Array, y: Array, permutations: int = 1000, seed:
 
     and p = (1 + #{permuted MMD²_u ≥ MMD²_u}) / (1 + permutations), where all m + n are dealt out anew to samples of m
     and n. The test keeps its level for every symmetric k; that it has power against every difference needs a
-    characteristic Mercer kernel (see `similarity_kernel`).
+    characteristic Mercer kernel (see `similarity_kernel`). Of a learned similarity give the "sigmoid" or "softplus":
+    large scores of either sign drown the difference of the means.
 
     The kernel's joint matrix is made once; each permutation costs one row of a product with it. O((m + n)²) memory.
     The same for the same seed on every device, but for rounding.

@@ -13,9 +13,11 @@ from robustdml_ext.evaluation.retrieval import as_depths
 from robustdml_ext.evaluation.scorers import Scorer, all_scores, as_scorer
 from robustdml_ext.ops.neighbors import NONE_OF_THE_CLASS
 
-# Scores held at a time: 128 MB of float32. Many queries at once, as a network's first layer is taken on all items anew
-# for each block of queries.
-BLOCK = 2**25
+# Scores held at a time: 16 MB of float32, or those of as many queries as make up for a network's first layer, which is
+# taken on all items anew for each block of queries; but never more than 128 MB.
+BLOCK, QUERIES, MOST = 2**22, 512, 2**25
+# Scores looked through at a time, as they stay in the cache.
+CACHED = 2**18
 
 
 def scored_recall_at_k(
@@ -27,7 +29,7 @@ def scored_recall_at_k(
     gallery_labels: Labels | None = None,
     *,
     exclude_self: bool | None = None,
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> dict[int, float]:
     """The fraction of queries with an item of their own class among the k that score highest with them, for each k.
 
@@ -39,14 +41,14 @@ def scored_recall_at_k(
 
     `scorer` is one of `SCORERS`, any callable (queries, items) → scores, or a similarity network. It is given the
     embeddings in their own floating-point type on their device. Queries come in blocks, with all items, of at most
-    `block` scores (or one query): the N x M scores are never held, and neither are lists of neighbors, as the items
-    that come before the first right one say all.
+    `block` scores (or one query; default: 2^22 to 2^25 scores): the N x M scores are never held, and neither are
+    lists of neighbors, as the number of items that come before the first right one says all.
 
     Raises: TypeError, ValueError for arguments of the wrong type or shape, values that are not finite, k < 1, block <
     1, or a scorer that gives no finite scores of its queries and items.
     """
     depths = as_depths(k)
-    if isinstance(block, bool) or not isinstance(block, int) or block < 1:
+    if block is not None and (isinstance(block, bool) or not isinstance(block, int) or block < 1):
         raise ValueError(f"block must be a positive whole number, got {block!r}")
     judge = as_scorer(scorer)
     task = search(embeddings, labels, gallery, gallery_labels, "cosine", exclude_self, "own")
@@ -55,13 +57,15 @@ def scored_recall_at_k(
     item_labels = torch.from_numpy(task.item_labels).to(queries.device)
     query_labels = torch.from_numpy(task.labels).to(queries.device)
     distinct, places = _distinct(items)
-    at_once = max(1, block // len(items))
+    at_once = max(1, (block or min(max(BLOCK, QUERIES * len(items)), MOST)) // len(items))
     ahead = []
     for rows in torch.arange(len(queries), device=queries.device).split(at_once):
         scores = all_scores(judge, queries[rows], distinct)
-        if places is not None:
-            scores = scores[:, places]
-        ahead.append(_items_ahead(scores, query_labels[rows], item_labels, rows if task.exclude_self else None))
+        few = max(1, CACHED // len(items))
+        for part, chosen in zip(scores.split(few), rows.split(few), strict=True):
+            spread = part if places is None else part[:, places]
+            own = chosen if task.exclude_self else None
+            ahead.append(_items_ahead(spread, query_labels[chosen], item_labels, own))
     counts = torch.cat(ahead)
     return {depth: int((counts < depth).sum()) / len(queries) for depth in depths}
 
