@@ -10,6 +10,7 @@ from robustdml_ext.models.norm import DistributionNorm, NormContext
 from robustdml_ext.models.plain import PlainEmbedder, plain_embedder
 from robustdml_ext.models.similarity import SimilarityNetwork
 from robustdml_ext.models.small import SmallNet
+from robustdml_ext.models.xvector import XVector
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -22,6 +23,7 @@ __all__ = [
     "PlainEmbedder",
     "SimilarityNetwork",
     "SmallNet",
+    "XVector",
     "build_embedder",
     "convert_norms",
     "fused_forward",

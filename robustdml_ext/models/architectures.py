@@ -12,6 +12,7 @@ from torch import nn
 
 from robustdml_ext.models.bn_inception import BN_INCEPTION_MEAN, BN_INCEPTION_STD, BN_INCEPTION_URL, BNInception
 from robustdml_ext.models.small import SmallNet
+from robustdml_ext.models.xvector import XVector
 
 IMAGENET_CLASSES = 1000
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -44,6 +45,12 @@ def _small(channels: int, widths: Sequence[int] | None, outputs: int) -> nn.Modu
     return SmallNet(channels, num_classes=outputs, **options)
 
 
+def _xvector(channels: int, widths: Sequence[int] | None, outputs: int) -> nn.Module:
+    if channels != 1:
+        raise ValueError(f"channels: xvector takes sound, of 1 channel, got {channels}")
+    return XVector(num_classes=outputs) if widths is None else XVector(num_classes=outputs, widths=widths)
+
+
 OWN = {
     "small": OwnArchitecture(_small, any_channels=True),
     "bn_inception": OwnArchitecture(
@@ -51,6 +58,7 @@ OWN = {
         normalization=(BN_INCEPTION_MEAN, BN_INCEPTION_STD),
         url=BN_INCEPTION_URL,
     ),
+    "xvector": OwnArchitecture(_xvector, any_channels=True),
 }
 
 
