@@ -13,18 +13,23 @@ VIDEOS = ("1zcIwhmdeo4", "x6uYqmx31kE")
 
 
 def voice(speaker: int, seed: int, seconds: float) -> npt.NDArray[np.int16]:
-    """Sines at the multiples of a pitch that wavers, loudest at a speaker's two formants, in a little noise."""
+    """Sines at the multiples of a pitch that wavers, in more or less noise: a speaker's two vowels, by turns.
+
+    A vowel is loudest at two formants. There are two, as one would be the mean that features are without.
+    """
     own, random = np.random.default_rng([speaker, 1]), np.random.default_rng([speaker, seed, 2])
     time = np.arange(round(seconds * RATE)) / RATE
     pitch = own.uniform(90, 250) * random.uniform(0.97, 1.03)
-    formants = own.uniform(300, 900), own.uniform(1_200, 3_500)
+    vowels = [(own.uniform(300, 900), own.uniform(1_200, 3_500)) for _ in range(2)]
+    turn = 0.5 + 0.5 * np.tanh(4 * np.sin(2 * np.pi * random.uniform(2, 4) * time + random.uniform(0, 2 * np.pi)))
     phase = 2 * np.pi * np.cumsum(pitch * (1 + 0.03 * np.sin(2 * np.pi * random.uniform(2, 5) * time))) / RATE
     sound = np.zeros_like(time)
     for multiple in range(1, int(7_000 / pitch)):
-        loudness = sum(np.exp(-(((multiple * pitch - formant) / 250) ** 2)) for formant in formants) + 0.02
-        sound += loudness * np.sin(multiple * phase + random.uniform(0, 2 * np.pi))
-    sound *= 0.5 + 0.5 * np.abs(np.sin(2 * np.pi * random.uniform(1, 3) * time))  # as syllables do
-    sound = sound / np.abs(sound).max() + 0.05 * random.standard_normal(len(time))
+        first, second = (
+            sum(np.exp(-(((multiple * pitch - formant) / 250) ** 2)) for formant in vowel) + 0.02 for vowel in vowels
+        )
+        sound += (turn * first + (1 - turn) * second) * np.sin(multiple * phase + random.uniform(0, 2 * np.pi))
+    sound = sound / np.abs(sound).max() + random.uniform(0.02, 0.4) * random.standard_normal(len(time))
     return (random.uniform(2_000, 20_000) * sound / np.abs(sound).max()).astype(np.int16)
 
 

@@ -48,8 +48,7 @@ def test_filter_banks_are_kaldis(count: int, bins: int, seed: int) -> None:
     features = filter_banks(torch.from_numpy(samples)[None], bins)
     expected = written_out(samples / 2**15, bins)
     assert features.dtype == torch.float32 and features.shape == (1, *expected.shape)
-    # Where energy sums to little more than rounding, its logarithm has fewer digits.
-    assert np.abs(features[0].numpy() - expected).max() < 2e-3
+    assert np.abs(features[0].numpy() - expected).max() < 2e-4
 
 
 def test_a_tone_is_loudest_in_its_bin() -> None:
