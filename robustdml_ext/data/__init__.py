@@ -1,4 +1,4 @@
-"""Data sets in their official layouts, zero-shot splits, samplers, loaders; pixels are floats in [0, 1]."""
+"""Data sets in official layouts, zero-shot splits, samplers, loaders; pixels are in [0, 1], sound is filter banks."""
 
 from __future__ import annotations
 

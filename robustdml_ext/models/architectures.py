@@ -45,10 +45,10 @@ def _small(channels: int, widths: Sequence[int] | None, outputs: int) -> nn.Modu
     return SmallNet(channels, num_classes=outputs, **options)
 
 
-def _xvector(channels: int, widths: Sequence[int] | None, outputs: int) -> nn.Module:
+def _xvector(channels: int, widths: Sequence[int] | None, outputs: int, bins: int = 30) -> nn.Module:
     if channels != 1:
         raise ValueError(f"channels: xvector takes sound, of 1 channel, got {channels}")
-    return XVector(num_classes=outputs) if widths is None else XVector(num_classes=outputs, widths=widths)
+    return XVector(bins, outputs) if widths is None else XVector(bins, outputs, widths)
 
 
 OWN = {

@@ -34,7 +34,7 @@ NOISE_PAUSE = RATE  # samples between the end of one noise and the beginning of 
 class Noises:
     """Files to draw from: MUSAN's `noise`, `music` and `speech`, and impulse responses `rirs`; a kind may be empty.
 
-    `mix` is the augmentation that the x-vectors were trained with (Snyder et al. 2018, section 3.3).
+    `mix` is the augmentation that the x-vectors were trained with (Snyder et al. 2018).
     """
 
     noise: tuple[Path, ...] = ()
