@@ -136,6 +136,14 @@ def test_workers_and_memory_change_no_batch(root: Path, tmp_path: Path, cache: s
     assert torch.equal(epochs[0][1][0][0], epochs[0][1][0][1]) == (augment == "none")  # one recording twice
 
 
+def test_memory_keeps_features(root: Path) -> None:
+    train = data.load("voxceleb2", root, sound=SOUND, cache="memory").train
+    before = train.batch(range(4), keys=range(4))[0], train.without_augmentation().batch(range(4))[0]
+    shutil.rmtree(root / "voxceleb2")
+    assert torch.equal(train.batch(range(4), keys=range(4))[0], before[0])
+    assert torch.equal(train.without_augmentation().batch(range(4))[0], before[1])
+
+
 def test_held_out_speakers_are_judged_as_those_that_test(root: Path) -> None:
     write_speakers(root / "voxceleb2" / "dev" / "wav", [20, 30, 40], 2, (0.2, 0.4))
     splits = data.hold_out(data.load("voxceleb2", root, sound=SOUND), 0.4, 0)
