@@ -19,7 +19,7 @@ from robustdml_ext.data.catalog import SETS
 
 NAMES = (
     "digits", "folder", "sop", "cub200", "cub200-2010", "cars196", "inshop", "mnist", "fashion-mnist", "cifar10",
-    "pacs", "miniimagenet", "omniglot", "voxceleb",
+    "pacs", "miniimagenet", "omniglot", "voxceleb", "voxceleb2",
 )  # fmt: skip
 
 
@@ -72,6 +72,22 @@ def test_listing_imports_no_module_of_a_data_set() -> None:
         ({"name": "digits", "check_counts": False}, "check_counts is for"),
         ({"name": "inshop", "root": "x", "protocol": "open"}, "must be one of query-gallery, query-only .* 'inshop'"),
         ({"name": "sop", "root": "x", "protocol": "official"}, "must be one of zero-shot for .* 'sop', got 'official'"),
+        ({"name": "sop", "root": "x", "sound": data.SoundOptions()}, "sound is for data sets of recordings, .* 'sop'"),
+        ({"name": "sop", "root": "x", "augment": "crop"}, "augment must be one of default, crop-flip.* got 'crop'"),
+        (
+            {"name": "voxceleb", "root": "x", "augment": "crop-flip"},
+            "augment must be .*'voxceleb', which is sound",
+        ),
+        ({"name": "voxceleb", "root": "x", "image_size": 30}, "image_size is for images, got 30 with 'voxceleb'"),
+        (
+            {"name": "voxceleb2", "root": "x", "channels": 3},
+            "channels must be 1 for 'voxceleb2', which is sound",
+        ),
+        (
+            {"name": "voxceleb", "root": "x", "cache": "folder"},
+            "cache must be default, memory or none for 'voxceleb'",
+        ),
+        ({"name": "voxceleb", "root": "x", "augment": "noise-reverb"}, "'noise-reverb' needs a folder of noise"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, object], message: str) -> None:
@@ -79,7 +95,7 @@ def test_wrong_arguments(arguments: dict[str, object], message: str) -> None:
         data.load(**arguments)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("digits", "voxceleb")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "digits"])
 def test_what_is_not_there_says_where_to_get_it(name: str, tmp_path: Path) -> None:
     where = data.catalog.data_set(name).WHERE
     with pytest.raises(data.DataError) as error:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from scipy.io import wavfile
 
+from robustdml_ext import data
 from robustdml_ext.data.errors import DataError
-from robustdml_ext.data.options import ReadOptions
+from robustdml_ext.data.options import SoundOptions
 from robustdml_ext.data.sets import voxceleb
 from robustdml_ext.data.sets.voxceleb import VoxCeleb, find_speakers, of_split, read_sound, read_trials
 
@@ -80,10 +81,10 @@ def test_damaged_recordings_are_named(tmp_path: Path, keep: int) -> None:
 def test_other_kinds_of_recordings_are_named(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
     wavfile.write(file, 16_000, np.zeros((50, 2), np.int16))
-    with pytest.raises(DataError, match="one channel, found int16 of 2"):
+    with pytest.raises(DataError, match="one channel, found PCM_16 of 2"):
         read_sound(file)
     wavfile.write(file, 16_000, np.zeros(50, np.float32))
-    with pytest.raises(DataError, match=r"16-bit samples .* found float32"):
+    with pytest.raises(DataError, match=r"16-bit samples .* found FLOAT"):
         read_sound(file)
     file.write_text("no sound")
     with pytest.raises(DataError, match=re.escape(str(file))):
@@ -177,7 +178,25 @@ def test_lists_without_trials_are_named(tmp_path: Path) -> None:
         read_trials(tmp_path / "bytes.txt")
 
 
-def test_no_model_takes_sound(tmp_path: Path) -> None:
+def test_splits_are_features_of_the_speakers(tmp_path: Path) -> None:
     write_set(tmp_path)
-    with pytest.raises(DataError, match=r"no model of this version takes it \(4 train and 2 test speakers"):
-        voxceleb.load(ReadOptions(tmp_path))
+    (tmp_path / "veri_test2.txt").write_text(
+        "1 id10270/1zcIwhmdeo4/00001.wav id10270/x6uYqmx31kE/00002.wav\n"
+        "0 id10309/x6uYqmx31kE/00001.wav id10270/1zcIwhmdeo4/00002.wav\n"
+    )
+    (tmp_path / "list_test_all.txt").write_text("1 id10001/1zcIwhmdeo4/00001.wav id10001/x6uYqmx31kE/00002.wav\n")
+    splits = data.load("voxceleb", tmp_path, sound=SoundOptions(bins=8, frames=5, test_frames=7))
+    assert (splits.name, splits.protocol, splits.zero_shot) == ("voxceleb", "dev-test", True)
+    assert (splits.channels, splits.image_size, splits.frames) == (1, 8, 5)
+    assert splits.train.class_names == SPEAKERS["dev"] and splits.test.class_names == SPEAKERS["test"]
+    assert splits.train.batch([0, 15])[0].shape == (2, 1, 8, 5) and splits.test.batch([7])[0].shape == (1, 1, 8, 7)
+    assert list(splits.trials) == ["veri_test2"], "the others are of speakers that train"
+    assert splits.trials["veri_test2"].same.tolist() == [True, False]
+    assert splits.trials["veri_test2"].pairs.tolist() == [[0, 3], [6, 1]]
+    data.check_classes(splits)
+
+
+def test_speakers_of_the_other_set_are_passed_over(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    write_wav(tmp_path / "wav" / "id00012" / "video" / "00001.wav", 0)
+    assert set(find_speakers(tmp_path)) == {*SPEAKERS["dev"], *SPEAKERS["test"]}

@@ -117,5 +117,12 @@ CIFAR10 = (
 # No checksums are published for the trial lists; the recordings themselves need an agreement.
 VOXCELEB1_TRIALS = tuple(
     Archive(f"https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/{name}", name, None)
-    for name in ("veri_test.txt", "veri_test2.txt")
+    for name in (
+        "veri_test.txt",
+        "veri_test2.txt",
+        "list_test_all.txt",
+        "list_test_all2.txt",
+        "list_test_hard.txt",
+        "list_test_hard2.txt",
+    )
 )

@@ -11,7 +11,8 @@ from typing import Protocol, cast
 from robustdml_ext.data.archives import Archive
 from robustdml_ext.data.download import download_archives
 from robustdml_ext.data.errors import DataError
-from robustdml_ext.data.options import ReadOptions
+from robustdml_ext.data.options import ReadOptions, SoundOptions
+from robustdml_ext.data.sound.transform import SOUND_AUGMENTATIONS
 from robustdml_ext.data.splits import ON_BROKEN, DataSplits
 from robustdml_ext.data.transforms import AUGMENTATIONS
 
@@ -28,6 +29,7 @@ class Entry:
     protocols: tuple[str, ...] = ("zero-shot",)
     needs_root: bool = True
     published_counts: bool = True
+    sound: bool = False
 
 
 _PUBLISHED_SPLIT = ("official", "zero-shot")  # of data sets whose two halves have the same classes
@@ -83,8 +85,15 @@ SETS: dict[str, Entry] = {
     ),
     "voxceleb": Entry(
         "voxceleb",
-        "VoxCeleb1, 148,642 + 4,874 recordings of 1,211 + 40 speakers; for the library, no model here takes sound",
+        "VoxCeleb1, 148,642 + 4,874 recordings of 1,211 + 40 speakers, for xvector; needs --root",
         ("dev-test",),
+        sound=True,
+    ),
+    "voxceleb2": Entry(
+        "voxceleb2",
+        "VoxCeleb2 to train, 1,092,009 recordings of 5,994 speakers, VoxCeleb1 to test; for xvector; needs --root",
+        ("voxceleb1", "voxceleb1-test"),
+        sound=True,
     ),
 }
 
@@ -126,6 +135,7 @@ def load(
     check_counts: bool | None = None,
     protocol: str = "default",
     download: bool = False,
+    sound: SoundOptions | None = None,
 ) -> DataSplits:
     """Loads a data set under one of its protocols; most are zero-shot: train and test have no class in common.
 
@@ -147,6 +157,11 @@ def load(
     the published images. Not for digits and folder, which have none.
     `protocol`: one of `data.protocols(name)`, or "default" for the first of them.
     `download`: get the data set, where it is not found under `root` and has an official address.
+    `sound` (voxceleb, voxceleb2): how recordings are made into features, see `SoundOptions`. These sets have no
+    `image_size` (`DataSplits.image_size` is the number of bins) and one channel, keep no cache on disk, and have their
+    own values of `augment`: "crop" (a random stretch of the recording), "noise-reverb" (the same with noise, music,
+    babble or reverberation, from the folders that `sound` names) or "none" (its middle); the default is "noise-reverb"
+    where a folder is named, else "crop".
 
     Raises: ValueError for an argument that is none of these; DataError where the data are missing or broken.
     """
@@ -156,7 +171,10 @@ def load(
         raise ValueError(f"channels must be 1 or 3, got {channels!r}")
     if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 1):
         raise ValueError(f"image_size must be a positive whole number of pixels, got {image_size!r}")
-    _one_of("augment", augment, ("default", *AUGMENTATIONS))
+    _one_of(
+        "augment", augment, ("default", *(SOUND_AUGMENTATIONS if entry.sound else AUGMENTATIONS)), _whose(name, entry)
+    )
+    _check_sound(name, entry, sound, image_size, channels)
     _one_of("on_broken", on_broken, ON_BROKEN)
     if not str(cache).strip() or Path(cache).is_file():
         raise ValueError(f"cache must be default, memory, none or a folder, got {str(cache)!r}")
@@ -183,8 +201,28 @@ def load(
             check_counts=check_counts,
             train_classes=None if train_classes is None else Path(train_classes),
             protocol=protocol,
+            sound=sound,
         )
     )
+
+
+def _check_sound(
+    name: str, entry: Entry, sound: SoundOptions | None, image_size: int | None, channels: int | None
+) -> None:
+    if not entry.sound:
+        if sound is not None:
+            raise ValueError(f"sound is for data sets of recordings, got it with {name!r}, which are images")
+        return
+    if image_size is not None:
+        raise ValueError(
+            f"image_size is for images, got {image_size} with {name!r}, which is sound; its size is sound.bins"
+        )
+    if channels == 3:
+        raise ValueError(f"channels must be 1 for {name!r}, which is sound, got 3")
+
+
+def _whose(name: str, entry: Entry) -> str:
+    return f" for the data set {name!r}, which is sound" if entry.sound else ""
 
 
 def _provide(name: str, reader: DataSet, root: Path) -> None:

@@ -8,4 +8,4 @@ class DataError(Exception):
 
 
 class BrokenImageError(DataError):
-    """One image file is missing or cannot be decoded; the message names its path."""
+    """One image file, or recording, is missing or cannot be decoded; the message names its path."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from robustdml_ext.data.errors import BrokenImageError, DataError
 from robustdml_ext.data.sources import Source, TensorSource
-from robustdml_ext.data.transforms import Transform, to_float
+from robustdml_ext.data.transforms import ItemTransform, to_float
 
 ON_BROKEN = ("error", "skip")
 
@@ -32,6 +32,8 @@ class LabeledImages(Dataset[Tensor]):
     neighbor. Each broken path is warned of once.
 
     With `cache` the decoded images stay in memory from the first use (or `prepare()`) on.
+
+    Recordings go the same way: an image is then their features [1, bins, frames], whose values are not in [0, 1].
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class LabeledImages(Dataset[Tensor]):
         source: Source,
         labels: Tensor,
         class_names: Sequence[str],
-        transform: Transform,
+        transform: ItemTransform,
         *,
         on_broken: str = "error",
         cache: bool = False,
@@ -135,7 +137,7 @@ class LabeledImages(Dataset[Tensor]):
         if self._plain is None:  # kept, so that a cached split is not read again for every evaluation
             # Images that are decoded in memory are not decoded again for it either.
             source = _Decoded(self) if self.cache else self.source
-            self._plain = self._with(source=source, transform=replace(self.transform, augment="none"))
+            self._plain = self._with(source=source, transform=self.transform.for_testing())
         return self._plain
 
     def select_classes(self, classes: Sequence[int]) -> LabeledImages:
@@ -231,6 +233,22 @@ class _Decoded:
 
 
 @dataclass(frozen=True)
+class TrialPairs:
+    """P trials of verification, as an official list has them.
+
+    Attributes:
+        same: bool [P], whether both are of one class.
+        pairs: int64 [P, 2], in the list's order: rows of the test split, counted before any broken ones are left out.
+    """
+
+    same: Tensor
+    pairs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.same)
+
+
+@dataclass(frozen=True)
 class DataSplits:
     """What a data set's protocol trains on, tests on, and searches in.
 
@@ -240,7 +258,10 @@ class DataSplits:
     the queries; its labels are numbered as theirs.
     Without it the test images are searched, each without itself.
 
-    `channels` and `image_size` are what a model is given: images are [B, channels, image_size, image_size].
+    `channels` and `image_size` are what a model is given: images are [B, channels, image_size, image_size]. Where
+    `frames` is not None the set is sound: items are [B, 1, image_size, frames], features of `image_size` bins, and
+    testing may look at more frames than training (`SoundOptions`). `trials` are the official lists of trials of `test`
+    that were found, by name.
     """
 
     name: str
@@ -252,3 +273,5 @@ class DataSplits:
     gallery: LabeledImages | None = None
     protocol: str = "zero-shot"
     zero_shot: bool = True
+    frames: int | None = None
+    trials: Mapping[str, TrialPairs] = field(default_factory=dict)

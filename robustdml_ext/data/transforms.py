@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 AUGMENTATIONS = ("crop-flip", "resize-crop-flip", "none")
 CROP_FROM_SIZE = 64  # from this size on images are photographs: random crops to train, central crops to test
+
+
+class ItemTransform(Protocol):
+    """What brings one item of a source to what a batch holds: `Transform` for images, `SoundTransform` for recordings.
+
+    `fixed` is the part that is always the same, which memory may keep; `cropped` the part that a key decides, where
+    there is one (`random`); `finish` is that and the step to float32. `for_testing` is the same without augmentation.
+    """
+
+    @property
+    def random(self) -> bool: ...
+
+    def fixed(self, image: Tensor, /) -> Tensor: ...
+
+    def cropped(self, image: Tensor, key: int, /) -> Tensor: ...
+
+    def finish(self, image: Tensor, key: int, /) -> Tensor: ...
+
+    def for_testing(self) -> ItemTransform: ...
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -128,3 +148,7 @@ class Transform:
         random.
         """
         return to_float(self.cropped(image, key))
+
+    def for_testing(self) -> Transform:
+        """The same without augmentation."""
+        return replace(self, augment="none")

@@ -13,6 +13,7 @@ from robustdml_ext.models.prototypical import Head, PrototypicalClassifier, Prot
 from robustdml_ext.models.similarity import SimilarityNetwork
 from robustdml_ext.models.small import SmallNet
 from robustdml_ext.models.wide_resnet import WideResNet
+from robustdml_ext.models.xvector import XVector
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -30,6 +31,7 @@ __all__ = [
     "SimilarityNetwork",
     "SmallNet",
     "WideResNet",
+    "XVector",
     "build_embedder",
     "class_means",
     "convert_norms",

@@ -14,6 +14,7 @@ from robustdml_ext.models.bn_inception import BN_INCEPTION_MEAN, BN_INCEPTION_ST
 from robustdml_ext.models.lenet import LeNet
 from robustdml_ext.models.small import SmallNet
 from robustdml_ext.models.wide_resnet import WideResNet, wide_resnet_size
+from robustdml_ext.models.xvector import XVector
 
 IMAGENET_CLASSES = 1000
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -51,6 +52,12 @@ def _lenet(channels: int, widths: Sequence[int] | None, outputs: int) -> nn.Modu
     return LeNet(channels, num_classes=outputs, **options)
 
 
+def _xvector(channels: int, widths: Sequence[int] | None, outputs: int, bins: int = 30) -> nn.Module:
+    if channels != 1:
+        raise ValueError(f"channels: xvector takes sound, of 1 channel, got {channels}")
+    return XVector(bins, outputs) if widths is None else XVector(bins, outputs, widths)
+
+
 OWN = {
     "small": OwnArchitecture(_small, any_channels=True),
     "lenet": OwnArchitecture(_lenet, any_channels=True),
@@ -59,6 +66,7 @@ OWN = {
         normalization=(BN_INCEPTION_MEAN, BN_INCEPTION_STD),
         url=BN_INCEPTION_URL,
     ),
+    "xvector": OwnArchitecture(_xvector, any_channels=True),
 }
 
 

@@ -62,7 +62,7 @@ def build_embedder(
         mean, std: what images are normalized by; by default ImageNet's for torchvision networks (for googlenet and
             inception_v3 0.5 and 0.5, which is what torchvision's `transform_input` makes of ImageNet's), those of
             the published weights for `bn_inception`, nothing for `small`.
-        widths: channels of the stages of `small`.
+        widths: channels of the stages of `small`, or of the seven layers of `xvector`; None: its own.
 
     Raises:
         ValueError: an unknown architecture, one without batch norm, weights that do not fit it, or dropout that is not

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from robustdml_ext.data.sets.pacs import PACS
     from robustdml_ext.data.sets.sop import StanfordOnlineProducts
     from robustdml_ext.data.sets.voxceleb import VoxCeleb
+    from robustdml_ext.data.sets.voxceleb2 import VoxCeleb2
 
 __all__ = [
     "CIFAR10",
@@ -45,6 +46,7 @@ __all__ = [
     "Omniglot",
     "StanfordOnlineProducts",
     "VoxCeleb",
+    "VoxCeleb2",
 ]
 
 _MODULES = {
@@ -61,6 +63,7 @@ _MODULES = {
     "PACS": "pacs",
     "StanfordOnlineProducts": "sop",
     "VoxCeleb": "voxceleb",
+    "VoxCeleb2": "voxceleb2",
 }
 
 
