@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ from robustdml_ext.methods import (
     split_into_parts,
 )
 from robustdml_ext.models import Embedder, EmbedderEnsemble, PrototypicalClassifier, PrototypicalHeads, build_embedder
-from robustdml_ext.recipes import CLEAN, Recipe
+from robustdml_ext.recipes import ATTACKING, CLEAN, Recipe
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def assemble(recipe: Recipe) -> Assembled:
         ValueError: a value that does not fit the data set or the architecture.
         FileNotFoundError: weights that are not there and cannot be downloaded.
     """
+    sound = sound_of(recipe)
     splits = data.load(
         recipe.dataset,
         recipe.root,
@@ -73,6 +75,7 @@ def assemble(recipe: Recipe) -> Assembled:
         cache=recipe.cache,
         protocol=recipe.protocol,
         download=recipe.download,
+        sound=sound,
     )
     if recipe.select_on == "validation":
         splits = data.hold_out(splits, recipe.validation_share, recipe.seed)
@@ -90,6 +93,40 @@ def assemble(recipe: Recipe) -> Assembled:
         method = METHODS[recipe.method](recipe, embedder, build_loss(recipe, classes, embedder.feature_dim))
     method.head_lr_scale = recipe.head_lr_scale
     return Assembled(splits, method)
+
+
+def sound_of(recipe: Recipe, dataset: str | None = None) -> data.SoundOptions | None:
+    """How recordings are read for a recipe; None for a data set of images.
+
+    Args:
+        recipe: the options.
+        dataset: another than the recipe's.
+
+    Raises:
+        ValueError: options of sound for images, or attacks on sound, which has no pixels.
+    """
+    options = data.SoundOptions(
+        recipe.bins,
+        recipe.frames,
+        recipe.test_frames,
+        recipe.sound_mean,
+        None if recipe.musan is None else Path(recipe.musan),
+        None if recipe.rirs is None else Path(recipe.rirs),
+    )
+    name = recipe.dataset if dataset is None else dataset
+    if not data.is_sound(name):
+        if dataset is None and options != data.SoundOptions():
+            raise ValueError(
+                f"bins, frames, test_frames, sound_mean, musan and rirs are for sound; {name} is of images"
+            )
+        return None
+    attacks = recipe.method in ATTACKING and recipe.method != "prototypes"
+    if attacks or recipe.adversarial != "none" or recipe.eval_attacks:
+        raise ValueError(
+            f"attacks are on pixels, which sound has none of: {name} needs a method that does not attack, adversarial "
+            "none, and no eval_attacks"
+        )
+    return options
 
 
 def build_loss(recipe: Recipe, classes: int, feature_dim: int) -> nn.Module:
@@ -193,6 +230,7 @@ def _embedder(recipe: Recipe, channels: int) -> Embedder:
         # The exponents of npair are inner products, too narrow between unit vectors.
         unit_length=recipe.unit_embeddings,
         dropout=recipe.dropout,
+        bins=recipe.bins,
     )
 
 

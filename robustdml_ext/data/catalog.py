@@ -234,6 +234,12 @@ def _provide(name: str, reader: DataSet, root: Path) -> None:
         download_archives(reader.ARCHIVES, root)
 
 
+def is_sound(name: str) -> bool:
+    """Whether a data set is of recordings. Raises: ValueError for a name that is unknown."""
+    data_set(name)
+    return SETS[name].sound
+
+
 def protocols(name: str) -> dict[str, str]:
     """The protocols of a data set, each with a line that describes it; the first is the default.
 

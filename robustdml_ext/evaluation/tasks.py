@@ -87,6 +87,11 @@ def judge_verification(
     return figures
 
 
+def of_list(figures: Mapping[str, float], name: str | None) -> dict[str, float]:
+    """The figures of one list of trials, "LIST/eer_NAME"; without a list's name as they are."""
+    return {(key if name is None else f"{name}/{key}"): value for key, value in figures.items()}
+
+
 def _pairs_of_each_kind(labels: Labels) -> tuple[int, int]:
     """How many pairs of two images there are, of one class and of two."""
     sizes = torch.from_numpy(as_labels(labels, len(labels))).unique(return_counts=True)[1].tolist()

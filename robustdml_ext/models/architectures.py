@@ -106,16 +106,21 @@ def check_arch(arch: str, channels: int = 3) -> None:
         )
 
 
-def make_network(arch: str, channels: int, outputs: int, widths: Sequence[int] | None = None) -> nn.Module:
+def make_network(
+    arch: str, channels: int, outputs: int, widths: Sequence[int] | None = None, bins: int | None = None
+) -> nn.Module:
     """The network of a checked name, with weights drawn from PyTorch's global generator.
 
     Args:
         arch: its name.
         channels: of the images.
         outputs: of the classifier.
-        widths: channels of the stages of `small`, or of the layers of `lenet`; None: its own.
+        widths: channels of the stages of `small`, or of the layers of `lenet` or `xvector`; None: its own.
+        bins: filter banks a frame, of `xvector`; None: its own.
     """
     own = own_architecture(arch)
+    if arch == "xvector" and bins is not None:
+        return _xvector(channels, widths, outputs, bins)
     if own is not None:
         return own.make(channels, widths, outputs)
     options = torchvision_options(arch)

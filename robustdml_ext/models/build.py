@@ -40,6 +40,7 @@ def build_embedder(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     widths: Sequence[int] | None = None,
+    bins: int | None = None,
 ) -> Embedder:
     """Builds an `Embedder` by the name of its backbone.
 
@@ -62,7 +63,8 @@ def build_embedder(
         mean, std: what images are normalized by; by default ImageNet's for torchvision networks (for googlenet and
             inception_v3 0.5 and 0.5, which is what torchvision's `transform_input` makes of ImageNet's), those of
             the published weights for `bn_inception`, nothing for `small`.
-        widths: channels of the stages of `small`, or of the seven layers of `xvector`; None: its own.
+        widths: channels of the stages of `small`, or of the layers of `lenet` or `xvector`; None: its own.
+        bins: filter banks a frame, of `xvector`; None: its own.
 
     Raises:
         ValueError: an unknown architecture, one without batch norm, weights that do not fit it, or dropout that is not
@@ -74,7 +76,7 @@ def build_embedder(
     named = None if weights == "none" else named_weights(arch, weights)
     # torchvision's networks are drawn as they are by themselves, whatever the head's size.
     outputs = embedding_dim if own_architecture(arch) is not None else IMAGENET_CLASSES
-    network = load_named(arch, named) if named is not None else make_network(arch, channels, outputs, widths)
+    network = load_named(arch, named) if named is not None else make_network(arch, channels, outputs, widths, bins)
     if distributions > 1 and not any(isinstance(module, _BatchNorm) for module in network.modules()):
         raise ValueError(f"arch: {arch} has no batch norm layers to keep distributions apart by; try resnet50")
     classifier = find_classifier(network, arch)

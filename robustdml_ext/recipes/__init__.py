@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from robustdml_ext.recipes.defaults import defaults_for
+from robustdml_ext.recipes.defense_options import ATTACKING
 from robustdml_ext.recipes.files import (
     RecipeFile,
     packaged_recipes,
@@ -13,6 +14,7 @@ from robustdml_ext.recipes.files import (
 from robustdml_ext.recipes.schema import CLEAN, METHODS, NEUTRAL_FIELDS, Published, Recipe, RecipeError, make_recipe
 
 __all__ = [
+    "ATTACKING",
     "CLEAN",
     "METHODS",
     "NEUTRAL_FIELDS",

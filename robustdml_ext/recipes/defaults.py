@@ -104,6 +104,12 @@ DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
 for _name in ("mnist", "fashion-mnist", "cifar10", "omniglot"):
     DATASET_DEFAULTS[_name]["attack_epsilons"] = (DATASET_DEFAULTS[_name]["epsilon"],)
 
+# Sound, which has no pixels to attack. The rate is for a network from scratch.
+for _name in ("voxceleb", "voxceleb2"):
+    DATASET_DEFAULTS[_name] = {
+        "arch": "xvector", "weights": "none", "learning_rate": 1e-3, "eval_attacks": (), "few_shot_ways": (),
+    }  # fmt: skip
+
 # Five classes train, of which validation takes two.
 ZERO_SHOT_DEFAULTS: dict[str, dict[str, Any]] = {
     name: {"batch_size": 120, "samples_per_class": 40} for name in ("mnist", "fashion-mnist", "cifar10")

@@ -49,7 +49,7 @@ class DefenseOptions(OptionGroup):
 
 _MEMBERS = ("ensemble", "eat")
 _UNTARGETED = ("at", "iat", "trades", *_MEMBERS)
-_ATTACKING = ("adversarial", "advprop", "mdprop", "prototypes", *_UNTARGETED)
+ATTACKING = ("adversarial", "advprop", "mdprop", "prototypes", *_UNTARGETED)
 
 READ_BY: dict[str, tuple[str, ...]] = {
     "label_vectors": ("at", "mixup", "iat", *_MEMBERS),
@@ -60,7 +60,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("split", "self_transfer"), ("eat",)),
     "member_method": ("ensemble",),
     "attack_objective": _UNTARGETED,
-    **dict.fromkeys(("epsilon", "attack_steps", "attack_step_size", "random_start"), _ATTACKING),
+    **dict.fromkeys(("epsilon", "attack_steps", "attack_step_size", "random_start"), ATTACKING),
     "targets_from": ("adversarial", "advprop", "mdprop"),
     **PROTOTYPE_READ_BY,
 }

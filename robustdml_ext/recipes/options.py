@@ -12,6 +12,7 @@ from robustdml_ext.recipes.judging_options import EvaluationOptions, MachineOpti
 from robustdml_ext.recipes.option_group import OptionGroup, option
 from robustdml_ext.recipes.prototype_options import PrototypeOptions
 from robustdml_ext.recipes.regularizer_options import RegularizerOptions
+from robustdml_ext.recipes.sound_options import SoundOptions
 
 
 class DataOptions(OptionGroup):
@@ -34,7 +35,8 @@ class DataOptions(OptionGroup):
         "Training augmentation: crop-flip (a random crop of 8 % to 100 % of the area, flipped half of the time), "
         "resize-crop-flip (of ECAML and DAML: the whole image resized to a square, 256 for 227 pixels, and a random "
         "crop of it, flipped half of the time; test images are resized likewise), none, or default: crop-flip from 64 "
-        "pixels on, and never for digits.",
+        "pixels on, and never for digits. Of sound: crop (a random stretch), noise-reverb (and noise, music, babble or "
+        "a room, from musan and rirs), none, or default: noise-reverb where a folder for it is given.",
     )
     train_classes: str | None = option(
         None,
@@ -65,8 +67,8 @@ class ModelOptions(OptionGroup):
 
     arch: str = option(
         "resnet50",
-        "small and lenet (for small images), wide_resnetDEPTH_WIDTH (as wide_resnet34_10), bn_inception, or any "
-        "torchvision network; one with batch norm for advprop and mdprop.",
+        "small and lenet (for small images), wide_resnetDEPTH_WIDTH (as wide_resnet34_10), bn_inception, or xvector "
+        "(for sound), or any torchvision network; one with batch norm for advprop and mdprop.",
     )
     weights: str = option(
         "imagenet",
@@ -228,6 +230,7 @@ class TrainingOptions(OptionGroup):
 
 GROUPS: tuple[type[OptionGroup], ...] = (
     DataOptions,
+    SoundOptions,
     ModelOptions,
     LossOptions,
     RegularizerOptions,

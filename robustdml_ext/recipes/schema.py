@@ -21,6 +21,7 @@ from robustdml_ext.recipes.options import (
 )
 from robustdml_ext.recipes.prototype_options import PrototypeOptions
 from robustdml_ext.recipes.regularizer_options import SYNTHETIC_LOSSES, RegularizerOptions
+from robustdml_ext.recipes.sound_options import SoundOptions
 
 MethodName = Literal[
     "standard", "adversarial", "advprop", "mdprop", "pal", "at", "mixup", "iat", "trades", "ensemble", "eat", "ecaml",
@@ -104,6 +105,7 @@ class Recipe(
     RegularizerOptions,
     LossOptions,
     ModelOptions,
+    SoundOptions,
     DataOptions,
 ):
     """All the options of one run; :func:`robustdml_ext.recipes.resolve` makes it with the right defaults."""

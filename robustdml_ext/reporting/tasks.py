@@ -23,6 +23,12 @@ def place_of(name: str) -> Place | None:
 
     An interval has the heading of its accuracy, with "±" behind it.
     """
+    listed, slash, name = name.rpartition("/")
+    place = _of_figure(name)
+    return place if place is None or not slash else (place[0], f"{listed}: {place[1]}")
+
+
+def _of_figure(name: str) -> Place | None:
     if found := _FEW_SHOT.fullmatch(name):
         return found[3], f"{found[1]}-way {found[2]}-shot %" + (" ±" if found[4] else "")
     if found := _RECALL.fullmatch(name):

@@ -43,6 +43,8 @@ def enroll_command(asked: Enroll) -> int:
     try:
         device = device_of(asked.device)
         recipe = make_recipe(state["recipe"])
+        if data.is_sound(recipe.dataset):
+            raise ValueError("enroll reads images; to a model of sound classes are added by its add_classes, in Python")
         images = load_examples(asked.examples, state["image_size"], state["channels"], augment=recipe.augment)
         classifier = build_classifier(recipe, state["channels"], state["method"], state["class_names"]).to(device)
         embeddings, labels = embed(classifier.encoder, data.evaluation_batches(images, recipe.eval_batch_size), device)

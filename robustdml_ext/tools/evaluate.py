@@ -236,10 +236,20 @@ def _load(asked: ImageOptions, recipe: Recipe | None) -> DataSplits:
         cache=asked.cache,
         protocol=option("protocol", "default"),
         download=asked.download,
+        sound=_sound(option("dataset"), recipe),
     )
     if asked.split != "test" and own is not None and own.select_on == "validation":
         splits = data.hold_out(splits, own.validation_share, own.seed)
     return splits
+
+
+def _sound(dataset: str, recipe: Recipe | None) -> data.SoundOptions | None:
+    """How recordings are read: as the checkpoint's recipe has them; None for images."""
+    from robustdml_ext.assemble import sound_of
+
+    if recipe is None:
+        return data.SoundOptions() if data.is_sound(dataset) else None
+    return sound_of(recipe, dataset)
 
 
 def _split(splits: DataSplits, name: str) -> LabeledImages:

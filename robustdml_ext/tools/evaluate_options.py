@@ -135,12 +135,12 @@ class TaskOptions:
     queries: Annotated[int, tyro.conf.arg(help="Of few-shot: how many images of each class are classified.")] = 15
     episodes: Annotated[int, tyro.conf.arg(help="Of few-shot: how many episodes of a kind.")] = 600
     trials: Annotated[
-        str,
+        Words,
         tyro.conf.arg(
-            help="Of verification: how many random pairs, half of them of one class; all; or one of the data set's "
-            "lists of trials, where it has some."
+            help="Of verification: how many random pairs, half of them of one class; all; or some of the data set's "
+            "lists of trials, where it has any."
         ),
-    ] = "100000"
+    ] = ("100000",)
     symmetric: Annotated[
         bool, tyro.conf.arg(help="Of verification: score each pair in both orders, and take their mean.")
     ] = False

@@ -25,7 +25,7 @@ from robustdml_ext.evaluation import (
     scorers_of,
 )
 from robustdml_ext.evaluation.class_threats import STRONG
-from robustdml_ext.evaluation.tasks import FEW_SHOT_SCORERS
+from robustdml_ext.evaluation.tasks import FEW_SHOT_SCORERS, of_list
 from robustdml_ext.models.prototypical import PrototypicalClassifier
 from robustdml_ext.tools.evaluate_options import Evaluate
 from robustdml_ext.tools.models import FoundModel
@@ -189,9 +189,10 @@ def _scored(
                     gallery_labels=item_labels, recall_at=asked.judgment.recall_at,
                 )  # fmt: skip
             elif task == "verification":
-                figures |= judge_verification(
-                    scorers, rows, labels, _trials(tasks.trials, splits), seed=seed, symmetric=tasks.symmetric
-                )
+                for word in tasks.trials:
+                    trials = _trials(word, splits)
+                    found = judge_verification(scorers, rows, labels, trials, seed=seed, symmetric=tasks.symmetric)
+                    figures |= of_list(found, word if isinstance(trials, Tensor) else None)
             elif task == "few-shot":
                 few = {name: scorer for name, scorer in scorers.items() if tasks.scorers or name in FEW_SHOT_SCORERS}
                 figures |= judge_few_shot(
@@ -206,10 +207,9 @@ def _trials(word: str, splits: DataSplits) -> Tensor | int | None:
         return None
     if word.isdecimal() and int(word) > 0:
         return int(word)
-    lists = getattr(splits, "trials", None) or {}
+    lists = splits.trials or {}
     if word in lists:
-        rows: Tensor = lists[word].rows
-        return rows
+        return lists[word].pairs
     known = f", or one of its lists, {', '.join(lists)}" if lists else ""
     raise ValueError(f"trials must be a number above 0, all{known}; got {word!r}")
 

@@ -7,12 +7,13 @@ classes from a few examples; where the test classes were trained on it classifie
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from torch import Tensor
 
-from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages, evaluation_batches
+from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages, TrialPairs, evaluation_batches
 from robustdml_ext.evaluation import (
     ClassThreat,
     embed,
@@ -23,7 +24,8 @@ from robustdml_ext.evaluation import (
     scorers_of,
 )
 from robustdml_ext.evaluation.class_threats import CLASS_ATTACKS
-from robustdml_ext.evaluation.tasks import FEW_SHOT_SCORERS
+from robustdml_ext.evaluation.scorers import PairScorer
+from robustdml_ext.evaluation.tasks import FEW_SHOT_SCORERS, of_list
 from robustdml_ext.methods import Prototypes
 from robustdml_ext.models import PrototypicalClassifier
 from robustdml_ext.models.prototypical import DENSE, SIMILARITY
@@ -79,6 +81,7 @@ def tasks(
     gallery: LabeledImages | None = None,
     *,
     selecting: bool = False,
+    trials: Mapping[str, TrialPairs] | None = None,
 ) -> dict[str, float]:
     """The clean figures of retrieval, verification and few-shot classification on images of new classes."""
     embeddings, labels = embed(classifier.encoder, _batches(images, recipe, precision), precision.device)
@@ -90,8 +93,8 @@ def tasks(
     figures = judge_retrieval(
         scorers, embeddings, labels, gallery=items, gallery_labels=item_labels, recall_at=recipe.recall_at
     )
-    if not selecting and recipe.verification_trials:
-        figures |= judge_verification(scorers, embeddings, labels, recipe.verification_trials, seed=recipe.seed)
+    if not selecting:
+        figures |= _verification(scorers, embeddings, labels, recipe, trials or {})
     if not selecting and (ways := _drawable_ways(labels, recipe)):
         figures |= judge_few_shot(
             {name: scorers[name] for name in FEW_SHOT_SCORERS},
@@ -102,6 +105,24 @@ def tasks(
             episodes=recipe.few_shot_episodes,
             seed=recipe.seed,
         )
+    return figures
+
+
+def _verification(
+    scorers: Mapping[str, PairScorer],
+    embeddings: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    trials: Mapping[str, TrialPairs],
+) -> dict[str, float]:
+    """By each of the data set's lists of trials, or else by random ones."""
+    figures: dict[str, float] = {}
+    for name, listed in trials.items():
+        if int(listed.pairs.max()) >= len(labels):
+            raise ValueError(f"trials: {name} counts recordings that were left out; judge with on_broken error")
+        figures |= of_list(judge_verification(scorers, embeddings, labels, listed.pairs), name)
+    if not trials and recipe.verification_trials:
+        figures = judge_verification(scorers, embeddings, labels, recipe.verification_trials, seed=recipe.seed)
     return figures
 
 
@@ -146,4 +167,4 @@ def judge_prototypes(
                 progress=lambda what, number, total: status.update(f"judging, attack {number} of {total}: {what}"),
             )
         began = time.perf_counter()
-        return [_entry(tasks(classifier, splits.test, recipe, precision, splits.gallery), began)]
+        return [_entry(tasks(classifier, splits.test, recipe, precision, splits.gallery, trials=splits.trials), began)]
