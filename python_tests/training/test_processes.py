@@ -113,12 +113,9 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         "norms": {**common, "method": "mdprop", "targets": [1, 5], "random_start": 0.01},
         # A loss with parameters of its own.
         "centers": {**common, "method": "standard", "loss": "arcface"},
-        # Prototypes that follow the whole batch, S's dropout, and noise drawn for the whole batch.
-        "prototypes": {
-            **common, "method": "prototypes", "adversarial": "both", "epsilon": 0.1, "random_start": 0.1,
-            "attack_steps": 2,
-        },
-    }  # fmt: skip
+        # Prototypes that follow the whole batch, and S's dropout.
+        "prototypes": {**common, "method": "prototypes"},
+    }
     for name, (one, two) in _trained_alone_and_by_two(tmp_path, jobs).items():
         assert one.checkpoint["step"] == two.checkpoint["step"] == 22
         torch.testing.assert_close(two.checkpoint["method"], one.checkpoint["method"], rtol=1e-5, atol=1e-5)
@@ -139,6 +136,12 @@ def test_members_spread_over_processes_train_as_in_one(tmp_path: Path) -> None:
         "eat": {**common, "method": "eat"},
         # Batches and attacks of each member's own.
         "ensemble": {**common, "method": "ensemble", "batch_size": 20, "samples_per_class": 4},
+        # Attacks whose noise is drawn for the whole batch.
+        "prototypes": {
+            "adversarial": "both", "epsilon": 0.1, "random_start": 0.1,
+            **{name: common[name] for name in common if name not in ("members", "proxy_lr_scale", "inference")},
+            "method": "prototypes",
+        },
         # Losses that draw, and a generator that rests at first while its weight decay would not.
         "hard negatives": {
             **common, "method": "eat", "loss": "triplet", "epochs": 2, "hard_negatives": True, "weight_decay": 10.0,
