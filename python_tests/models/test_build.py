@@ -33,10 +33,24 @@ def test_any_classification_network_with_batch_norm(arch: str, classifier: str, 
     torchvision.models.get_model(arch, num_classes=8).load_state_dict(model.export().state_dict(), strict=True)
 
 
-@pytest.mark.parametrize("arch", ["vit_b_16", "convnext_tiny", "alexnet", "squeezenet1_0"])
+@pytest.mark.parametrize("arch", ["vgg11", "convnext_tiny", "alexnet", "squeezenet1_0"])
 def test_no_batch_norm_is_said(arch: str) -> None:
-    with pytest.raises(ValueError, match=f"{arch} has no batch norm"):
-        build_embedder(arch)
+    with pytest.raises(ValueError, match=f"{arch} has no batch norm layers to keep distributions apart by"):
+        build_embedder(arch, distributions=2)
+
+
+def test_one_distribution_needs_no_batch_norm() -> None:
+    torch.manual_seed(0)
+    model = build_embedder("convnext_tiny", embedding_dim=8).train()
+    images = torch.rand(2, 3, 32, 32)
+    assert (model.distributions, model.fused, model.classifier) == (1, False, "classifier.2")
+    assert list(model.norms()) == [] and model(images, segments=[2]).shape == (2, 8)
+    plain = torchvision.models.convnext_tiny(num_classes=8).eval()
+    plain.load_state_dict(model.export().state_dict(), strict=True)
+    normalized = (images - model.mean) / model.std
+    torch.testing.assert_close(nn.functional.normalize(plain(normalized)), model.eval()(images))
+    with pytest.raises(ValueError, match="squeezenet1_0 has no linear classifier"):
+        build_embedder("squeezenet1_0")
 
 
 def test_unknown_names_are_said() -> None:

@@ -12,7 +12,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torchvision.models import ResNet
+from torchvision.models import ResNet, VisionTransformer
 from torchvision.models.resnet import BasicBlock
 
 from robustdml_ext.models import IMAGENET_MEAN, IMAGENET_STD, Embedder, build_embedder, to_plain
@@ -146,8 +146,24 @@ def test_refuses_what_does_not_fit() -> None:
     with pytest.raises(IndexError, match="0 to 2, got 3"):
         model(x, distribution=3)
     with pytest.raises(ValueError, match="no batch norm"):
-        Embedder(nn.Linear(3, 3), 3)
+        Embedder(nn.Linear(3, 3), 3, distributions=2)
     with pytest.raises(ValueError, match="std"):
         Embedder(nn.Sequential(nn.BatchNorm1d(3)), 3, mean=(0.0, 1.0), std=(1.0,))
     with pytest.raises(ValueError, match="to export"):
         Embedder(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3)), 3).export()
+
+
+def test_a_vision_transformer_has_no_batch_norm_and_trains() -> None:
+    torch.manual_seed(0)
+    network = VisionTransformer(image_size=16, patch_size=8, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16)
+    network.heads = nn.Identity()
+    model = Embedder(network, 8, 4, classifier="heads").train()
+    assert model.distributions == 1 and not model.fused
+    images, optimizer = torch.rand(6, 3, 16, 16), torch.optim.SGD(model.parameters(), 0.1)
+    before, weights = model(images), {name: value.clone() for name, value in model.named_parameters()}
+    nn.functional.cross_entropy(before, torch.arange(6) % 4).backward()
+    optimizer.step()
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, weights[name])}
+    assert {"head.weight", "backbone.conv_proj.weight", "backbone.class_token"} <= moved
+    losses = [nn.functional.cross_entropy(embeddings, torch.arange(6) % 4) for embeddings in (before, model(images))]
+    assert losses[1] < losses[0]

@@ -53,8 +53,11 @@ def judge_classifier(
         One entry a threat, after the clean one: "threat" (None where clean), "metrics", "perturbation", "seconds".
 
     Raises:
+        TypeError: images can be read only once.
         ValueError: an unknown head, no images, or a label without a prototype.
     """
+    if isinstance(images, Iterator):
+        raise TypeError("images: are read again under every threat; pass a list of batches or a loader")
     if not heads or any(head not in HEADS for head in heads):
         raise ValueError(f"heads: expected some of {', '.join(HEADS)}, got {', '.join(heads) or 'none'}")
     place = classifier.heads.prototypes.device if device is None else torch.device(device)
@@ -106,12 +109,11 @@ class _Judgment:
         for pixels, labels in self.images:
             if not len(labels):
                 continue
-            places = labels.to(torch.int64) if self.prototype_of is None else self.prototype_of[labels]
-            if not 0 <= int(places.min()) <= int(places.max()) < classes:
-                raise ValueError(
-                    f"labels: expected classes with a prototype, 0 to {classes - 1}; got {int(places.min())} to "
-                    f"{int(places.max())}"
-                )
+            places = labels.to(torch.int64)
+            if self.prototype_of is not None:
+                _check_range("labels", places, len(self.prototype_of))
+                places = self.prototype_of.to(places.device)[places]
+            _check_range("labels" if self.prototype_of is None else "prototype_of", places, classes)
             read += len(labels)
             yield pixels.to(self.device), places.to(self.device)
         if not read:
@@ -144,10 +146,7 @@ class _Judgment:
         return {head: torch.cat(parts) for head, parts in found.items()}
 
     def attack(self, threat: ClassThreat, head: str, chosen: Tensor, perturbation: Perturbation) -> dict[str, Tensor]:
-        """As `clean`, after an attack through one head on the chosen images, bool `[N]`; the others count as missed.
-
-        By the attacked head they are; by the other one it is its own clean answer that counts for them.
-        """
+        """As `clean`, after an attack through one head on the chosen images, bool `[N]`; others stay as they are."""
         victim, attack = self.classifier.through(head), threat.attack()
         generator = torch.Generator().manual_seed(self.seed)
         found: dict[str, list[Tensor]] = {name: [] for name in self.heads}
@@ -169,6 +168,12 @@ class _Judgment:
 
     def _full_precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, enabled=False)
+
+
+def _check_range(name: str, places: Tensor, count: int) -> None:
+    least, most = int(places.min()), int(places.max())
+    if not 0 <= least <= most < count:
+        raise ValueError(f"{name}: expected classes with a prototype, 0 to {count - 1}; got {least} to {most}")
 
 
 def _share(right: Tensor) -> float:

@@ -11,6 +11,7 @@ from robustdml_ext.evaluation.threats import Perturber
 
 # Of ε: the step of FoolBox's projected gradient descent, by which the prototypes paper attacks.
 _STEP_SHARE = 1 / 30
+_QUERIES = 200
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,14 @@ class ClassThreat:
     Attributes:
         name: of `CLASS_ATTACKS`.
         epsilon: radius ε, in pixels of [0, 1].
-        steps: gradient steps; 1 for fgsm; of square-margin, how often the model may be asked about an image.
+        steps: gradient steps; 1 for fgsm, and not read by square-margin.
         step_size: of pgd, in pixels; None becomes ε/30, FoolBox's, by which the prototypes paper attacks.
         norm: `"linf"` or `"l2"`.
-        random_start: radius of the noise that it starts from, in pixels; None becomes what the attack's name says.
-        restarts: from how many starts.
+        random_start: radius of the noise that it starts from, in pixels; None becomes what the attack's name says. 0
+            for fgsm and square-margin, which have no such start.
+        restarts: from how many starts; 1 for fgsm.
         keep_best: judge each image's best iterate instead of the last one; always so but for pgd and fgsm.
+        queries: of square-margin, how often the model may be asked about an image; None becomes 200.
         space: what ε is measured in.
         norm_mode: the norm statistics that the attacker uses, running ones.
 
@@ -76,6 +79,7 @@ class ClassThreat:
     random_start: float | None = None
     restarts: int = 1
     keep_best: bool = False
+    queries: int | None = None
     space: str = "pixels"
     norm_mode: str = "eval"
 
@@ -85,14 +89,21 @@ class ClassThreat:
         kind = self.algorithm
         if self.step_size is not None and kind != "pgd":
             raise ValueError(f"step_size: {self.name} chooses its own, got {self.step_size}")
+        if self.queries is not None and kind != "square":
+            raise ValueError(f"queries: for square-margin alone, got {self.queries} for {self.name}")
         if kind == "fgsm":
-            object.__setattr__(self, "steps", 1)
+            for field in ("steps", "restarts"):
+                object.__setattr__(self, field, 1)
+        if kind in ("fgsm", "square"):
+            object.__setattr__(self, "random_start", 0.0)
+        if kind == "square" and self.queries is None:
+            object.__setattr__(self, "queries", _QUERIES)
         if self.random_start is None:
             object.__setattr__(self, "random_start", CLASS_ATTACKS[self.name].random_start * self.epsilon)
         if kind == "pgd" and self.step_size is None:
             object.__setattr__(self, "step_size", self.epsilon * _STEP_SHARE)
-        if kind in ("adaptive", "square"):
-            object.__setattr__(self, "keep_best", True)
+        if kind != "pgd":
+            object.__setattr__(self, "keep_best", kind != "fgsm")
         self.attack()
 
     @property
@@ -106,7 +117,7 @@ class ClassThreat:
         if self.algorithm == "fgsm":
             return FGSM(self.epsilon, self.norm)
         if self.algorithm == "square":
-            return SquareAttack(self.epsilon, self.steps, norm=self.norm, restarts=self.restarts)
+            return SquareAttack(self.epsilon, self.queries or _QUERIES, norm=self.norm, restarts=self.restarts)
         if self.algorithm == "adaptive":
             return AdaptivePGD(self.epsilon, self.steps, self.norm, start, self.restarts)
         return PGD(self.epsilon, self.steps, self.step_size, self.norm, start, self.restarts, self.keep_best)

@@ -17,18 +17,26 @@ TASKS = ("retrieval", "verification", "few-shot")
 FEW_SHOT_SCORERS = ("similarity", "cosine")
 
 
+def check_scorers(names: Sequence[str], *, learned: bool) -> None:
+    """Checks names of scorers, of a model with a learned similarity or without.
+
+    Raises:
+        ValueError: a name that is unknown, or needs a similarity that there is not.
+    """
+    if unknown := [name for name in names if name not in SCORERS]:
+        raise ValueError(f"scorers: expected names of {', '.join(SCORERS)}, got {', '.join(unknown)}")
+    if not learned and (needing := [name for name in names if name != "cosine"]):
+        raise ValueError(f"scorers: {', '.join(needing)} need a learned similarity, which this model has none of")
+
+
 def scorers_of(similarity: nn.Module | None, names: Sequence[str]) -> dict[str, PairScorer]:
     """Scorers by name; of a model without a learned similarity the cosine alone.
 
     Raises:
         ValueError: a name that is unknown, or needs a similarity that there is not.
     """
-    unknown = [name for name in names if name not in SCORERS]
-    if unknown:
-        raise ValueError(f"scorers: expected names of {', '.join(SCORERS)}, got {', '.join(unknown)}")
+    check_scorers(names, learned=similarity is not None)
     if similarity is None:
-        if needing := [name for name in names if name != "cosine"]:
-            raise ValueError(f"scorers: {', '.join(needing)} need a learned similarity, which this model has none of")
         return {"cosine": cosine_scorer()} if names else {}
     return {name: SCORERS[name](similarity) for name in names}
 

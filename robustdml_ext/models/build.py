@@ -1,4 +1,4 @@
-"""Embedders by architecture name: one of ours, or any torchvision classification network with batch norm."""
+"""Embedders by architecture name: one of ours, or any torchvision classification network."""
 
 from __future__ import annotations
 
@@ -45,13 +45,14 @@ def build_embedder(
     """Builds an `Embedder` by the name of its backbone.
 
     Args:
-        arch: `small` (for images of 8×8 to 64×64), `bn_inception` (see `BNInception`), or a torchvision
-            classification network that has batch norm.
+        arch: `small` (for images of 8×8 to 64×64), `lenet` (see `LeNet`), a wide ResNet as `wide_resnet34_10` (see
+            `WideResNet`), `bn_inception` (see `BNInception`), or a torchvision classification network; one with batch
+            norm for several distributions.
         embedding_dim: D.
         weights: `imagenet` (torchvision's IMAGENET1K_V1; for `bn_inception` its published file), another of
             torchvision's weights names, `none`, or a file with a state dict (or `{"state_dict": …}`) in the
             architecture's own keys. Classifier weights are dropped where their shape is not the head's.
-        channels: of the images; other than 3 for `small` only.
+        channels: of the images; other than 3 for `small`, `lenet` and wide ResNets only.
         distributions: K, separate batch norms.
         norm_noise: standard deviation of the noise γ^k on the auxiliary norms' γ and β.
         generator: what that noise is drawn from. All other weights come from PyTorch's global generator.
@@ -62,13 +63,13 @@ def build_embedder(
             layers (of googlenet, mobilenet_v2, ...) then drop nothing. None: the architecture as it is.
         mean, std: what images are normalized by; by default ImageNet's for torchvision networks (for googlenet and
             inception_v3 0.5 and 0.5, which is what torchvision's `transform_input` makes of ImageNet's), those of
-            the published weights for `bn_inception`, nothing for `small`.
+            the published weights for `bn_inception`, nothing for all others of ours.
         widths: channels of the stages of `small`, or of the layers of `lenet` or `xvector`; None: its own.
         bins: filter banks a frame, of `xvector`; None: its own.
 
     Raises:
-        ValueError: an unknown architecture, one without batch norm, weights that do not fit it, or dropout that is not
-            from 0 to below 1.
+        ValueError: an unknown architecture, several distributions of one without batch norm, weights that do not
+            fit it, or dropout that is not from 0 to below 1.
         FileNotFoundError: the weights are not on this machine and cannot be downloaded.
     """
     check_arch(arch, channels)

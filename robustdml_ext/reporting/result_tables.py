@@ -98,8 +98,14 @@ def _printed(figures: Mapping[str, float], columns: Sequence[tuple[str, str, boo
     return ["" if value is None else f"{value:.{2 if percent else 3}f}" for value, percent in shown]
 
 
-def task_tables(entries: Sequence[Mapping[str, Any]], title: str) -> Lines:
-    """Return what an evaluation of tasks shows: accuracies, clean and attacked, and a row for each way of scoring."""
+def task_tables(entries: Sequence[Mapping[str, Any]], title: str, first: str = "similarity") -> Lines:
+    """Return what an evaluation of tasks shows: accuracies, clean and attacked, and a row for each way of scoring.
+
+    Args:
+        entries: of the result, the clean one first.
+        title: of the tables.
+        first: the scorer of plain Recall@k.
+    """
     parts: list[Table] = []
     of_classes = [
         {**entry, "metrics": {name: value for name, value in entry["metrics"].items() if name.startswith("accuracy_")}}
@@ -116,5 +122,5 @@ def task_tables(entries: Sequence[Mapping[str, Any]], title: str) -> Lines:
         parts.append(table)
     others = {name: value for name, value in entries[0]["metrics"].items() if not name.startswith("accuracy_")}
     if others:
-        parts.append(task_table(others, title))
+        parts.append(task_table(others, title, first))
     return Lines(*parts)

@@ -124,7 +124,9 @@ def _columns_for_screen(groups: Sequence[Group]) -> list[tuple[str, str, bool]]:
     if not any(shows_every_recall(group.recipe) for group in groups) or all(len(group.seeds) == 1 for group in groups):
         return columns
     recalls = [column for column in columns if column[0].startswith("recall@")]
-    kept = {recalls[0][0], recalls[-1][0], "nmi", "f1"} if recalls else {"nmi", "f1"}
+    kept = {"nmi", "f1", "accuracy_similarity", "accuracy_dense", *(column[0] for column in recalls[:1] + recalls[-1:])}
+    # Of the tasks of prototypes what its paper prints.
+    kept |= {name for name, _, _ in columns if name.startswith(("few_shot_", "eer_"))}
     return [column for column in columns if column[0] in kept]
 
 

@@ -18,10 +18,10 @@ _TRIALS = re.compile(r"(eer|min_dcf@[0-9.e-]+)_(.+)")
 Place = tuple[str, str]
 
 
-def place_of(name: str) -> Place | None:
+def place_of(name: str, first: str = "similarity") -> Place | None:
     """Return the scorer and the heading that a figure belongs under; None for one that is of no such task.
 
-    An interval has the heading of its accuracy, with "±" behind it.
+    An interval has the heading of its accuracy, with "±" behind it. A plain Recall@k is that of the `first` scorer.
     """
     listed, slash, name = name.rpartition("/")
     place = _of_figure(name)
@@ -32,7 +32,7 @@ def _of_figure(name: str) -> Place | None:
     if found := _FEW_SHOT.fullmatch(name):
         return found[3], f"{found[1]}-way {found[2]}-shot %" + (" ±" if found[4] else "")
     if found := _RECALL.fullmatch(name):
-        return found[1] or "similarity", f"R@{found[2]} %"
+        return found[1] or first, f"R@{found[2]} %"
     if found := _TRIALS.fullmatch(name):
         figure = "EER %" if found[1] == "eer" else f"minDCF {found[1].partition('@')[2]}"
         return found[2], figure
@@ -44,12 +44,18 @@ def has_tasks(metrics: Mapping[str, float | None]) -> bool:
     return any(place is not None and not name.startswith("recall@") for name in metrics if (place := place_of(name)))
 
 
-def task_table(metrics: Mapping[str, float | None], title: str) -> Table:
-    """Return the table of one set of figures; fractions, which are shown in percent but for minDCF."""
+def task_table(metrics: Mapping[str, float | None], title: str, first: str = "similarity") -> Table:
+    """Return the table of one set of figures; fractions, which are shown in percent but for minDCF.
+
+    Args:
+        metrics: figures by name, see `place_of`.
+        title: of the table.
+        first: the scorer of plain Recall@k.
+    """
     cells: dict[str, dict[str, float | None]] = {}
     headings: list[str] = []
     for name, value in metrics.items():
-        place = place_of(name)
+        place = place_of(name, first)
         if place is None:
             continue
         scorer, heading = place

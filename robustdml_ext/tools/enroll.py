@@ -40,6 +40,9 @@ def enroll_command(asked: Enroll) -> int:
     state = load_checkpoint(path)
     if "class_names" not in state:
         raise RunRefusedError(f"{path} is a checkpoint of training; expected a run's {CLASSIFIER}")
+    out = path if asked.out is None else Path(asked.out)
+    if not out.parent.is_dir():
+        raise RunRefusedError(f"out: the folder {out.parent} is not there; make it, or name another file")
     try:
         device = device_of(asked.device)
         recipe = make_recipe(state["recipe"])
@@ -53,7 +56,6 @@ def enroll_command(asked: Enroll) -> int:
         raise RunRefusedError(str(error)) from error
     state["method"] = {**state["method"], "loss.heads.prototypes": classifier.heads.prototypes.cpu()}
     state["class_names"] = classifier.class_names
-    out = path if asked.out is None else Path(asked.out)
     write_classifier(out, state)
     counts = torch.bincount(labels, minlength=len(images.class_names)).tolist()
     for name, count in list(zip(images.class_names, counts, strict=True))[:_MOST_NAMES]:

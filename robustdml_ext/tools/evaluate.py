@@ -25,7 +25,7 @@ from robustdml_ext.evaluation.score import json_ready
 from robustdml_ext.recipes import Recipe
 from robustdml_ext.tools.evaluate_options import Evaluate, ImageOptions, JudgmentOptions, Words
 from robustdml_ext.tools.models import FoundModel, find_model, together
-from robustdml_ext.tools.tasks import check_tasks, judge_tasks, task_lines
+from robustdml_ext.tools.tasks import check_tasks, judge_tasks, task_lines, task_protocol
 from robustdml_ext.training import RunRefusedError, describe_environment
 from robustdml_ext.training.checkpoint import write_atomically
 
@@ -64,7 +64,8 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
     gallery = splits.gallery if asked.images.split == "test" else None
     if of_tasks:
         entries = judge_tasks(asked, found, splits, images, device, norm, epsilons, console)
-        result = _result(asked, found, splits, images, gallery, device, {"results": json_ready(entries)}, began)
+        judged = {"protocol": task_protocol(asked, found), "results": json_ready(entries)}
+        result = _result(asked, found, splits, images, gallery, device, judged, began)
         _write(result, folder)
         console.print(task_lines(result))
         console.print(f"result: {folder / RESULT}", highlight=False, soft_wrap=True)

@@ -93,7 +93,9 @@ class JudgmentOptions:
     norm: Annotated[
         Literal["linf", "l2"] | None, tyro.conf.arg(help="Norm of ε. None: the checkpoint's test attacks', or linf.")
     ] = None
-    steps: Annotated[int, tyro.conf.arg(help="Gradient steps of an attack.")] = 20
+    steps: Annotated[
+        int, tyro.conf.arg(help="Gradient steps of an attack; square attacks make 200 queries instead.")
+    ] = 20
     restarts: Annotated[int, tyro.conf.arg(help="Random starts of an attack, the best of which counts.")] = 1
     corruptions: Annotated[
         Words,
@@ -125,8 +127,9 @@ class TaskOptions:
         ),
     ] = None
     heads: Annotated[
-        tuple[Literal["similarity", "dense"], ...], tyro.conf.arg(help="Of classification: which heads.")
-    ] = ("similarity", "dense")
+        tuple[Literal["similarity", "dense"], ...] | None,
+        tyro.conf.arg(help="Of classification: which heads. None: those that were trained."),
+    ] = None
     step_size: Annotated[
         str | None, tyro.conf.arg(help="Of classification's pgd, in pixels, as 0.01 or 2/255. None: ε/30, FoolBox's.")
     ] = None

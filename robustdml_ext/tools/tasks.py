@@ -25,11 +25,12 @@ from robustdml_ext.evaluation import (
     scorers_of,
 )
 from robustdml_ext.evaluation.class_threats import STRONG
-from robustdml_ext.evaluation.tasks import FEW_SHOT_SCORERS, of_list
+from robustdml_ext.evaluation.tasks import FEW_SHOT_SCORERS, check_scorers, of_list
 from robustdml_ext.models.prototypical import PrototypicalClassifier
 from robustdml_ext.tools.evaluate_options import Evaluate
 from robustdml_ext.tools.models import FoundModel
 from robustdml_ext.training import RunRefusedError
+from robustdml_ext.training.task_result import heads_of
 
 _STANDARD = ("fgsm", "pgd")
 
@@ -56,8 +57,37 @@ def check_tasks(asked: Evaluate, found: FoundModel) -> None:
     ):  # fmt: skip
         if not numbers or any(number < least for number in numbers):
             raise ValueError(f"{name} must be at least {least}; got {', '.join(map(str, numbers)) or 'nothing'}")
+    if set(tasks.task) - {"suite", "classification"}:
+        check_scorers(scorer_names(asked, learned=found.classifier is not None), learned=found.classifier is not None)
     step_size(tasks.step_size)
     class_attacks(asked.judgment.attacks if "classification" in tasks.task else ())
+
+
+def scorer_names(asked: Evaluate, *, learned: bool) -> tuple[str, ...]:
+    """The scorers asked for, or those of a model with a learned similarity or without."""
+    return asked.tasks.scorers or (("similarity", "cosine", "sum") if learned else ("cosine",))
+
+
+def trained_heads(asked: Evaluate, found: FoundModel) -> tuple[str, ...]:
+    """The heads asked for, or those that the run has trained."""
+    assert found.recipe is not None
+    return asked.tasks.heads or heads_of(found.recipe)
+
+
+def task_protocol(asked: Evaluate, found: FoundModel) -> dict[str, Any]:
+    """How the tasks are judged, beyond what the entries of a result say of their attacks."""
+    tasks = asked.tasks
+    protocol: dict[str, Any] = {"task": list(tasks.task), "seed": asked.judgment.seed}
+    if set(tasks.task) != {"classification"}:
+        protocol["scorers"] = list(scorer_names(asked, learned=found.classifier is not None))
+    of_each: dict[str, dict[str, Any]] = {
+        "retrieval": {"recall_at": list(asked.judgment.recall_at)},
+        "verification": {"trials": tasks.trials, "symmetric": tasks.symmetric},
+        "few-shot": {"queries": tasks.queries, "episodes": tasks.episodes},
+    }
+    for task in tasks.task:
+        protocol |= of_each.get(task, {})
+    return protocol
 
 
 def class_attacks(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -113,7 +143,8 @@ def judge_tasks(
         entries: list[dict[str, Any]] = []
         if "classification" in asked.tasks.task:
             assert classifier is not None
-            entries = _classification(asked, classifier, images, device, norm, epsilons, console)
+            heads = trained_heads(asked, found)
+            entries = _classification(asked, classifier, heads, images, device, norm, epsilons, console)
         clean: dict[str, float] = {}
         began = time.perf_counter()
         if others := [task for task in asked.tasks.task if task != "classification"]:
@@ -141,6 +172,7 @@ def _batches(asked: Evaluate, images: LabeledImages, device: torch.device) -> da
 def _classification(
     asked: Evaluate,
     classifier: PrototypicalClassifier,
+    heads: tuple[str, ...],
     images: LabeledImages,
     device: torch.device,
     norm: str,
@@ -158,7 +190,7 @@ def _classification(
             classifier,
             _batches(asked, images, device),
             threats,
-            heads=asked.tasks.heads,
+            heads=heads,
             prototype_of=places_of(images.class_names, classifier),
             seed=judgment.seed,
             device=device,
@@ -177,8 +209,8 @@ def _scored(
 ) -> dict[str, float]:
     """The figures of retrieval, verification and few-shot episodes, in the order asked for."""
     tasks, seed = asked.tasks, asked.judgment.seed
-    names = tasks.scorers or (("cosine",) if classifier is None else ("similarity", "cosine", "sum"))
-    scorers = scorers_of(None if classifier is None else classifier.heads.similarity, names)
+    similarity = None if classifier is None else classifier.heads.similarity
+    scorers = scorers_of(similarity, scorer_names(asked, learned=similarity is not None))
     figures: dict[str, float] = {}
     for task in tasks.task:
         with console.status(f"judging: {task}"):
@@ -219,4 +251,4 @@ def task_lines(result: dict[str, Any]) -> Lines:
     entries = result["results"]
     model, where = result["model"]["name"], result["data"]
     title = f"{model} on {where['images']:,} images of {where['dataset']}, {where['split']}"
-    return reporting.task_tables(entries, title)
+    return reporting.task_tables(entries, title, result["protocol"].get("scorers", ["similarity"])[0])

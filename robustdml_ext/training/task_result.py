@@ -48,7 +48,8 @@ def class_threats(recipe: Recipe) -> list[ClassThreat]:
     for name in recipe.eval_attacks:
         counts = [recipe.eval_steps, *(n for n in recipe.eval_sweep_steps if n != recipe.eval_steps)]
         for epsilon in recipe.attack_epsilons:
-            further = counts if epsilon == recipe.attack_epsilons[0] and name != "fgsm" else counts[:1]
+            stepped = CLASS_ATTACKS[name].algorithm in ("pgd", "adaptive")
+            further = counts if epsilon == recipe.attack_epsilons[0] and stepped else counts[:1]
             threats += [class_threat(recipe, name, epsilon, steps) for steps in further]
     return threats
 
