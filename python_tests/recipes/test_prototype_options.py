@@ -86,7 +86,11 @@ def test_recipes_and_models_agree_on_what_has_no_published_weights(arch: str) ->
         ("prototypes", {"energy_confusion": 0.1}, ["energy_confusion", "prototypes has none"]),
         ("prototypes", {"hard_negatives": True}, ["loss with hard negatives"]),
         ("prototypes", {"joint_loss": True}, ["joint_loss", "prototypes"]),
-        ("prototypes", {"adversarial": "dense", "auxiliary_weight": 0}, ["adversarial dense", "auxiliary_weight", "got 0"]),
+        (
+            "prototypes",
+            {"adversarial": "dense", "auxiliary_weight": 0},
+            ["adversarial dense", "auxiliary_weight", "got 0"],
+        ),
         ("prototypes", {"adversarial": "both", "auxiliary_weight": 0}, ["adversarial both", "auxiliary_weight"]),
         ("prototypes", {"adversarial": "all"}, ["adversarial", "'both'", "'all'"]),
         ("prototypes", {"adversarial_batch": "apart"}, ["adversarial_batch", "'alone' or 'joint'"]),

@@ -24,11 +24,11 @@ def place_of(name: str, first: str = "similarity") -> Place | None:
     An interval has the heading of its accuracy, with "±" behind it. A plain Recall@k is that of the `first` scorer.
     """
     listed, slash, name = name.rpartition("/")
-    place = _of_figure(name)
+    place = _of_figure(name, first)
     return place if place is None or not slash else (place[0], f"{listed}: {place[1]}")
 
 
-def _of_figure(name: str) -> Place | None:
+def _of_figure(name: str, first: str) -> Place | None:
     if found := _FEW_SHOT.fullmatch(name):
         return found[3], f"{found[1]}-way {found[2]}-shot %" + (" ±" if found[4] else "")
     if found := _RECALL.fullmatch(name):

@@ -82,7 +82,7 @@ def task_protocol(asked: Evaluate, found: FoundModel) -> dict[str, Any]:
         protocol["scorers"] = list(scorer_names(asked, learned=found.classifier is not None))
     of_each: dict[str, dict[str, Any]] = {
         "retrieval": {"recall_at": list(asked.judgment.recall_at)},
-        "verification": {"trials": tasks.trials, "symmetric": tasks.symmetric},
+        "verification": {"trials": list(tasks.trials), "symmetric": tasks.symmetric},
         "few-shot": {"queries": tasks.queries, "episodes": tasks.episodes},
     }
     for task in tasks.task:
