@@ -46,7 +46,7 @@ def test_a_published_row_is_as_printed() -> None:
 
 
 def test_every_paper_has_its_recipes() -> None:
-    assert {name.split("/")[0] for name in packaged_recipes()} == {"mdprop", "eat", "ecaml", "daml"}
+    assert {name.split("/")[0] for name in packaged_recipes()} == {"mdprop", "eat", "ecaml", "daml", "prototypes"}
     # Tables 1, 2, 4 with six methods each (table 1 for two data sets), two more rows of table 3, and the figures.
     assert len(_names("mdprop")) == 28 and len(_names("eat")) == 4 * 6 + 2 + 6 + 1
     # Six methods on four data sets, angular on three, dropout at three ratios; ten rows of each of three tables.
