@@ -14,9 +14,11 @@ from robustdml_ext.reporting.curves import Point
 from robustdml_ext.reporting.labels import CLEAN, SEEN
 from robustdml_ext.reporting.results import Group, ReportError, mean_and_deviation
 from robustdml_ext.reporting.style import STYLE, draw_line, name_below, rule, write_figure
-from robustdml_ext.reporting.tables import SMALL_IS_GOOD, figure_columns, figure_text, metric_heading
+from robustdml_ext.reporting.tables import figure_columns, figure_text, metric_heading, small_is_good
 
-_FIGURE = ("recall@1", "nmi")
+_FIGURE = ("recall@1", "nmi", "accuracy_similarity", "accuracy_dense")
+# Of images other than clean test images.
+_OF_OTHERS = ("recall@1", "accuracy_similarity", "accuracy_dense")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def ablation_markdown(option: str, groups: Sequence[Group], values: Sequence[str
 
 
 def draw_ablation(option: str, groups: Sequence[Group], values: Sequence[str], file: str | Path) -> None:
-    """Draw Recall@1 and NMI against the values, evenly spaced, one line for each kind of images.
+    """Draw Recall@1 and NMI, or accuracies, against the values, evenly spaced, one line for each kind of images.
 
     Args:
         option: what was varied.
@@ -118,8 +120,13 @@ def _images(groups: Sequence[Group]) -> list[str]:
 def _columns(groups: Sequence[Group]) -> list[_Column]:
     clean = figure_columns([group.rows[CLEAN] for group in groups if CLEAN in group.rows])
     columns = [_Column(CLEAN, *column) for column in clean]
-    heading, percent = metric_heading("recall@1")
-    return columns + [_Column(name, "recall@1", heading, percent) for name in _images(groups) if name != CLEAN]
+    others = [name for name in _images(groups) if name != CLEAN]
+    return columns + [
+        _Column(name, metric, *metric_heading(metric))
+        for name in others
+        for metric in _OF_OTHERS
+        if any(metric in group.rows.get(name, {}) for group in groups)
+    ]
 
 
 def _figures(group: Group, images: str, metric: str) -> tuple[float, float | None] | None:
@@ -133,7 +140,7 @@ def _cells(groups: Sequence[Group], columns: Sequence[_Column]) -> list[list[tup
     for column in columns:
         found = [_figures(group, column.images, column.metric) for group in groups]
         means = [figures[0] for figures in found if figures is not None]
-        best = (min if column.metric in SMALL_IS_GOOD else max)(means) if len(means) > 1 else None
+        best = (min if small_is_good(column.metric) else max)(means) if len(means) > 1 else None
         for row, figures in zip(cells, found, strict=True):
             text = "–" if figures is None else figure_text(*figures, column.percent)
             row.append((text, figures is not None and figures[0] == best))

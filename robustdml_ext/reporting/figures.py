@@ -28,7 +28,9 @@ _MOST = 5  # attacks side by side
 _RECALL = ("recall@1", "Recall@1, %", 100.0)
 _DENSITY = ("pi_ratio", "π ratio (lower is denser)", 1.0)
 _CLUSTERS = ("f1", "F1, %", 100.0)
-_NAMES = tuple(name for name, _, _ in (_RECALL, _DENSITY, _CLUSTERS))
+# Of classifiers, each head through itself.
+_ACCURACIES = (("accuracy_similarity", "accuracy of SIM, %", 100.0), ("accuracy_dense", "accuracy of DOL, %", 100.0))
+_NAMES = tuple(name for name, _, _ in (_RECALL, _DENSITY, _CLUSTERS, *_ACCURACIES))
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class _Column:
 
 def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
     """Draw R@1, and π_ratio (MDProp) or F1 (EAT, figures 2 to 4), one line a method, with a band of one deviation.
+
+    Of classifiers the accuracy of each head, attacked through itself, in their place.
 
     A column for every attack has ε below; a further one its number of gradient steps, where results at one ε hold
     several; and the last one, where members of an ensemble were judged alone, each of them beside every method.
@@ -67,7 +71,7 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
     widths = [column.width for column in columns]
     with matplotlib.rc_context(STYLE):
         figure, grid = pyplot.subplots(
-            len(metrics), len(columns), figsize=(sum(widths) + 0.4, 5.4), sharex="col",
+            len(metrics), len(columns), figsize=(sum(widths) + 0.4, 2.7 * len(metrics)), sharex="col",
             squeeze=False, width_ratios=widths, layout="constrained",
         )  # fmt: skip
         for row, (metric, heading, scale) in enumerate(metrics):
@@ -90,7 +94,15 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
 
 
 def _metrics(groups: Sequence[Group]) -> tuple[tuple[str, str, float], ...]:
-    """The EAT paper's two where attacks are away from the clean embedding, and MDProp's two where they are its own."""
+    """The EAT paper's two where attacks are away from the clean embedding, and MDProp's two where they are its own.
+
+    Of classifiers alone the accuracy of each head.
+    """
+    rows = [row for group in groups for row in group.rows.values()]
+    if not any("recall@1" in row for row in rows):
+        heads = tuple(metric for metric in _ACCURACIES if any(metric[0] in row for row in rows))
+        if heads:
+            return heads
     names = attacks_of(groups)
     clustered = any("f1" in row for group in groups for row in group.rows.values())
     eat = "away" in names and not {"stax", "mtax"} & set(names) and clustered
@@ -111,7 +123,7 @@ def _columns(groups: Sequence[Group]) -> list[_Column]:
 def _epsilon_column(groups: Sequence[Group], attack: str) -> _Column:
     steps = usual_steps(groups, attack)
     curves = {metric: [against_epsilon(group, attack, metric, steps) for group in groups] for metric in _NAMES}
-    radii = {point.x for points in curves["recall@1"] for point in points}
+    radii = {point.x for of_metric in curves.values() for points in of_metric for point in points}
     levels = all("/255" in pixels_label(radius) for radius in radii if radius)
 
     def draw(axes: Axes, metric: str, scale: float) -> None:

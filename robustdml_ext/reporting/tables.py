@@ -14,7 +14,7 @@ from rich.table import Table
 from robustdml_ext.reporting.curves import row_of_members
 from robustdml_ext.reporting.labels import CLEAN, SEEN, entry_label, shows_every_recall
 from robustdml_ext.reporting.results import Group, entries_of, mean_and_deviation
-from robustdml_ext.reporting.tasks import task_columns
+from robustdml_ext.reporting.tasks import place_of, task_columns
 
 # Metric, heading, and whether it is shown in percent; beside Recall@k.
 _SHOWN = (
@@ -35,7 +35,14 @@ _MORE = (
 )  # fmt: skip
 
 # Of these one wants little; of all others, losses apart, much.
-SMALL_IS_GOOD = frozenset({"pi_ratio", "pi_intra", "eer", "rho_spectrum"})
+_SMALL_IS_GOOD = frozenset({"pi_ratio", "pi_intra", "eer", "rho_spectrum"})
+
+
+def small_is_good(metric: str) -> bool:
+    """Whether one wants little of a figure: of errors and costs, and of some distances."""
+    name = metric.rpartition("/")[2]
+    return name in _SMALL_IS_GOOD or name.startswith(("eer_", "min_dcf@"))
+
 
 ROUTES = {"whole": "the whole, as deployed", "sum": "the sum of all members", "average": "the members' average"}
 
@@ -71,7 +78,9 @@ def metric_heading(name: str) -> tuple[str, bool]:
     """Return what a metric is called above a column, and whether it is shown in percent there."""
     if name.startswith("recall@"):
         return f"R@{name.removeprefix('recall@')} %", True
-    known = {metric: (heading, percent) for metric, heading, percent in (*_SHOWN, *_MORE)}
+    known = {metric: (heading, percent) for metric, heading, percent in (*_SHOWN, *_MORE, *_ACCURACIES)}
+    if name not in known and (place := place_of(name)) is not None:
+        return place[1], place[1].endswith("%")
     return known.get(name, (name, False))
 
 

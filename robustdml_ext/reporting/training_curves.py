@@ -16,7 +16,7 @@ from rich.table import Table
 from robustdml_ext.reporting.curves import Point
 from robustdml_ext.reporting.labels import is_plain, method_label
 from robustdml_ext.reporting.results import ReportError, group_key, mean_and_deviation, tell_apart
-from robustdml_ext.reporting.tables import SMALL_IS_GOOD, figure_text, metric_heading
+from robustdml_ext.reporting.tables import figure_text, metric_heading, small_is_good
 
 # The kinds of lines that are drawn, in this order, and what they are of.
 KINDS = {
@@ -152,7 +152,7 @@ def panels(groups: Sequence[CurveGroup], metrics: Sequence[str]) -> list[tuple[s
 
 def best_point(metric: str, points: Sequence[Point]) -> Point:
     """Return the best mean: the smallest of a loss and of what should be small, the largest of all else."""
-    small = metric.startswith(("loss", "generator/", "objective/", "distance/")) or metric in SMALL_IS_GOOD
+    small = metric.startswith(("loss", "generator/", "objective/", "distance/")) or small_is_good(metric)
     return (min if small else max)(points, key=lambda point: point.mean)
 
 
