@@ -87,7 +87,7 @@ def test_few_shot_verification_and_retrieval_together(
     two, five = (figures[f"few_shot_{ways}way_1shot_cosine"] for ways in (2, 5))
     assert two > five > 0.25 and figures["recall@1"] <= figures["recall@3"]
     assert result["protocol"] == {
-        "task": tasks, "seed": 0, "scorers": ["similarity", "cosine", "sum"], "recall_at": [1, 3], "trials": "500",
+        "task": tasks, "seed": 0, "scorers": ["similarity", "cosine", "sum"], "recall_at": [1, 3], "trials": ["500"],
         "symmetric": False, "queries": 4, "episodes": 20,
     }  # fmt: skip
     said = capsys.readouterr().out
