@@ -42,6 +42,7 @@ from robustdml_ext.methods import (
     split_into_parts,
 )
 from robustdml_ext.models import Embedder, EmbedderEnsemble, PrototypicalClassifier, PrototypicalHeads, build_embedder
+from robustdml_ext.models.lenet import LEAST_PIXELS as LENET_PIXELS
 from robustdml_ext.recipes import ATTACKING, CLEAN, Recipe
 
 
@@ -80,6 +81,8 @@ def assemble(recipe: Recipe) -> Assembled:
     if recipe.select_on == "validation":
         splits = data.hold_out(splits, recipe.validation_share, recipe.seed)
     data.check_classes(splits)
+    if recipe.arch == "lenet" and splits.image_size < LENET_PIXELS:
+        raise ValueError(f"image_size: lenet needs {LENET_PIXELS} pixels or more, got {splits.image_size}; try small")
     torch.manual_seed(recipe.seed)
     embedder = build_network(recipe, splits.channels)
     classes = len(splits.train.class_names)

@@ -21,9 +21,11 @@ def test_recipes_know_the_same_attacks() -> None:
     assert set(CLASS_EVAL_ATTACKS) == set(CLASS_ATTACKS) and set(STRONG) <= set(CLASS_ATTACKS)
 
 
-def test_pgd_is_foolboxs() -> None:
-    """Steps of ε/30 from anywhere in the ball, and the last iterate counts."""
-    threat = ClassThreat("pgd", 0.3, 40)
+def test_pgd_crosses_the_ball_and_can_be_foolboxs() -> None:
+    """From anywhere in the ball, and the last iterate counts; steps of ε/30 where there are so many."""
+    assert ClassThreat("pgd", 0.3, 5).step_size == pytest.approx(0.15)
+    assert ClassThreat("pgd", 0.3, 100).step_size == pytest.approx(0.01)
+    threat = ClassThreat("pgd", 0.3, 40, 0.01)
     attack = threat.attack()
     assert isinstance(attack, PGD) and not isinstance(attack, FGSM)
     assert (attack.epsilon, attack.steps, attack.step_size) == (0.3, 40, pytest.approx(0.01))

@@ -166,6 +166,30 @@ def test_adversarial_batches_are_alone_or_with_the_clean_one() -> None:
     assert seen == [(8, 8), (16, 16)]
 
 
+def test_a_joint_batch_pairs_each_image_with_its_label_and_draws_two_dropouts() -> None:
+    """Labels come in no order, so that repeating each, in place of all, would be seen."""
+    made = method("dense", adversarial_batch="joint").train()
+    images = Batch(batch().images, torch.tensor([3, 0, 0, 2, 1, 3, 2, 1]))
+    seen: list[tuple[Tensor, ...]] = []
+    masks: list[int] = []
+    forward, score = made.loss.forward, made.loss.heads.similarity.forward
+
+    def noting(embeddings: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        seen.append((embeddings.detach(), labels))
+        return forward(embeddings, labels, generator)
+
+    def scoring(embeddings: Tensor, prototypes: Tensor, seed: Tensor | None = None) -> Tensor:
+        masks.extend([] if seed is None else seed.tolist())
+        return score(embeddings, prototypes, seed)
+
+    made.loss.forward = noting  # type: ignore[method-assign]
+    made.loss.heads.similarity.forward = scoring  # type: ignore[method-assign]
+    made.training_step(images, torch.Generator().manual_seed(1), Context())
+    ((embeddings, labels),) = seen
+    assert torch.equal(labels, torch.cat([images.labels, images.labels]))
+    assert embeddings.shape == (16, 6) and len(set(masks)) == 2
+
+
 def test_a_seed_gives_one_step_and_another_seed_another() -> None:
     losses = [
         method("both").train().training_step(batch(), torch.Generator().manual_seed(seed), Context()).loss.item()

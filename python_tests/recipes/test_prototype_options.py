@@ -39,7 +39,7 @@ def test_table_1_on_mnist() -> None:
     assert recipe.adversarial_batch == "joint" and recipe.adversarial == "none"
     assert (recipe.eval_attacks, recipe.attack_epsilons) == (("pgd", "fgsm"), (0.3,))
     assert (recipe.eval_steps, recipe.eval_sweep_steps) == (40, (100,))
-    assert recipe.eval_step_size == pytest.approx(0.3 / 30) and recipe.eval_random_start == 0.3
+    assert recipe.eval_step_size == pytest.approx(0.3 / 30) and recipe.eval_random_start == 0
     fashion = resolve("prototypes", {"dataset": "fashion-mnist"})
     assert (fashion.arch, fashion.epsilon, fashion.attack_epsilons) == ("lenet", 0.1, (0.1,))
     assert fashion.eval_step_size == pytest.approx(0.1 / 30)

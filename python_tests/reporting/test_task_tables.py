@@ -125,7 +125,7 @@ def test_a_run_of_classes_trained_on_ends_with_accuracies_and_every_published_at
     lines = shown(result_table({**run(entries=OF_CLASSES), "published": published.model_dump()}), 160)
     assert "of the classes trained on" in lines[0]
     assert cells(lines, "clean") == ["99.00", "98.00", "", ""]
-    assert cells(lines, "PGD-40, ε = 0.3") == ["24.00", "12.00", "60.00", "50.00"]
+    assert cells(lines, "PGD-40, ε = 0.3, step 0.01") == ["24.00", "12.00", "60.00", "50.00"]
     assert cells(lines, "published, clean")[:2] == ["99.36", "99.31"]
     assert cells(lines, "published, PGD (40)")[:2] == ["23.85", "0.02"]
     assert cells(lines, "published, FGSM (1)")[:2] == ["68.51", "17.18"]
@@ -172,7 +172,8 @@ def test_two_methods_with_two_seeds_each_compare_by_accuracies() -> None:
     assert headings[3:] == ["SIM %", "DOL %", "SIM, attacked through DOL %", "DOL, attacked through SIM %"]
     assert [row[:2] for row in rows] == [
         ["clean", "prototypes"], ["clean", "prototypes, without L_aux"],
-        ["PGD-40, ε = 0.3", "prototypes"], ["PGD-40, ε = 0.3", "prototypes, without L_aux"],
+        ["PGD-40, ε = 0.3, step 0.01", "prototypes"],
+        ["PGD-40, ε = 0.3, step 0.01", "prototypes, without L_aux"],
     ]  # fmt: skip
     assert rows[2][2:] == ["2", "23.50 ± 0.71", "11.50 ± 0.71", "59.50 ± 0.71", "49.50 ± 0.71"]
     lines = shown(comparison_table(group_results(results)))

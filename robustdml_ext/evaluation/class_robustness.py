@@ -33,11 +33,12 @@ def judge_classifier(
 ) -> list[dict[str, Any]]:
     """Accuracies of a classifier's heads, clean and under each threat, as table 1 of the prototypes paper has them.
 
-    Every threat is run once through each head, with full access to it, on the images that this head classifies rightly
-    (one that is wrong already stays wrong). "accuracy_similarity" and "accuracy_dense" are each head's under the attack
-    through itself; "accuracy_similarity_from_dense" and "accuracy_dense_from_similarity" are of one head on what the
-    attack on the other made. Where there are several threats, the last entry, "worst", counts an image for a head where
-    none of them misled it by either way.
+    Every threat is run once through each head, with full access to it, on all images that some judged head classifies
+    rightly; an image that a head has wrong without an attack stays wrong for it. "accuracy_similarity" and
+    "accuracy_dense" are each head's under the attack through itself; "accuracy_similarity_from_dense" and
+    "accuracy_dense_from_similarity" are of one head on what the attack on the other made. Where there are several
+    threats, the last entry, "worst", counts an image for a head where none of them misled it by either way; its ε is
+    the largest of theirs.
 
     Args:
         classifier: the model; judged in eval mode, in float32.
@@ -66,14 +67,16 @@ def judge_classifier(
     right = run.clean()
     entries = [_entry(None, {f"accuracy_{head}": _share(right[head]) for head in heads}, began)]
     surviving = {head: right[head].clone() for head in heads}
+    any_right = torch.stack(list(right.values())).any(0)
     for number, threat in enumerate(threats):
         metrics, began, perturbation = {}, time.perf_counter(), Perturbation()
         for attacked in heads:
             if progress is not None:
                 done = number * len(heads) + heads.index(attacked) + 1
                 progress(f"{threat.name} on {attacked}", done, len(threats) * len(heads))
-            found = run.attack(threat, attacked, right[attacked], perturbation)
+            found = run.attack(threat, attacked, any_right, perturbation)
             for judged in heads:
+                found[judged] &= right[judged]
                 name = f"accuracy_{judged}" if judged == attacked else f"accuracy_{judged}_from_{attacked}"
                 metrics[name] = _share(found[judged])
                 surviving[judged] &= found[judged]
@@ -130,11 +133,9 @@ class _Judgment:
 
     @staticmethod
     def _hits(logits: Tensor, places: Tensor) -> Tensor:
-        # The dense output layer has no output for classes that were added after training.
-        known = places < logits.shape[1]
+        # Clamped, as the dense output layer has no output for classes that were added after training.
         own = logits.gather(1, places.clamp(max=logits.shape[1] - 1)[:, None])
-        best = (logits.argmax(1) == places) & own.squeeze(1).isfinite()
-        return best & known
+        return (logits.argmax(1) == places) & own.squeeze(1).isfinite()
 
     def clean(self) -> dict[str, Tensor]:
         """Of each head which images it classifies rightly, bool `[N]` on the CPU."""
@@ -154,6 +155,8 @@ class _Judgment:
         with self._full_precision():
             for pixels, places in self.batches():
                 asked = chosen[done : done + len(places)].to(self.device)
+                if head == DENSE:  # which has no output for classes that were added after training
+                    asked &= places < self.classifier.heads.dense.out_features
                 done += len(places)
                 if asked.any():
                     objective = threat.objective(places[asked])

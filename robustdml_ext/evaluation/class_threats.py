@@ -9,9 +9,12 @@ from torch import Tensor
 from robustdml_ext.attacks import CLASS_OBJECTIVES, FGSM, PGD, AdaptivePGD, ClassObjective, SquareAttack
 from robustdml_ext.evaluation.threats import Perturber
 
-# Of ε: the step of FoolBox's projected gradient descent, by which the prototypes paper attacks.
-_STEP_SHARE = 1 / 30
 _QUERIES = 200
+
+
+def usual_step(epsilon: float, steps: int) -> float:
+    """PGD's step unless told otherwise: ε/30 as FoolBox has it, and with few steps 2.5·ε/steps, to cross the ball."""
+    return epsilon * max(1 / 30, 2.5 / max(steps, 1))
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class ClassThreat:
         name: of `CLASS_ATTACKS`.
         epsilon: radius ε, in pixels of [0, 1].
         steps: gradient steps; 1 for fgsm, and not read by square-margin.
-        step_size: of pgd, in pixels; None becomes ε/30, FoolBox's, by which the prototypes paper attacks.
+        step_size: of pgd, in pixels; None becomes `usual_step`. The prototypes paper has FoolBox's, ε/30.
         norm: `"linf"` or `"l2"`.
         random_start: radius of the noise that it starts from, in pixels; None becomes what the attack's name says. 0
             for fgsm and square-margin, which have no such start.
@@ -101,7 +104,7 @@ class ClassThreat:
         if self.random_start is None:
             object.__setattr__(self, "random_start", CLASS_ATTACKS[self.name].random_start * self.epsilon)
         if kind == "pgd" and self.step_size is None:
-            object.__setattr__(self, "step_size", self.epsilon * _STEP_SHARE)
+            object.__setattr__(self, "step_size", usual_step(self.epsilon, self.steps))
         if kind != "pgd":
             object.__setattr__(self, "keep_best", kind != "fgsm")
         self.attack()

@@ -86,7 +86,10 @@ def judge_verification(
         TypeError, ValueError: as `verify` and `random_trials`.
     """  # fmt: skip
     if isinstance(trials, int):
-        count = min(trials, 2 * min(_pairs_of_each_kind(labels)))
+        same, different = pairs_of_each_kind(labels)
+        if not same or not different:
+            raise ValueError(f"labels: expected pairs of one class and of two, got {same} and {different}")
+        count = min(trials, 2 * min(same, different))
         trials = random_trials(labels, count, torch.Generator().manual_seed(seed))[0]
     figures: dict[str, float] = {}
     for name, scorer in scorers.items():
@@ -100,7 +103,7 @@ def of_list(figures: Mapping[str, float], name: str | None) -> dict[str, float]:
     return {(key if name is None else f"{name}/{key}"): value for key, value in figures.items()}
 
 
-def _pairs_of_each_kind(labels: Labels) -> tuple[int, int]:
+def pairs_of_each_kind(labels: Labels) -> tuple[int, int]:
     """How many pairs of two images there are, of one class and of two."""
     sizes = torch.from_numpy(as_labels(labels, len(labels))).unique(return_counts=True)[1].tolist()
     count, same = sum(sizes), sum(size * (size - 1) // 2 for size in sizes)

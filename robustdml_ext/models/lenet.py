@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _SIDE = 4  # of the feature maps that the hidden layer sees
-_LEAST = 16  # pixels a side that two 5×5 convolutions and a pooling leave something of
+LEAST_PIXELS = 16  # pixels a side that two 5×5 convolutions and a pooling leave something of
 
 
 class LeNet(nn.Module):
@@ -44,8 +44,8 @@ class LeNet(nn.Module):
         Raises:
             ValueError: images of fewer than 16 pixels a side.
         """
-        if min(images.shape[-2:]) < _LEAST:
-            raise ValueError(f"images: lenet needs {_LEAST} pixels a side, got {list(images.shape[-2:])}; see small")
+        if min(images.shape[-2:]) < LEAST_PIXELS:
+            raise ValueError(f"images: lenet needs {LEAST_PIXELS} pixels a side, got {list(images.shape[-2:])}")
         maps = F.relu(F.max_pool2d(self.conv1(images), 2))
         maps = self.conv2(maps)
         # The plain pooling where it does the same: it is the faster one.

@@ -62,7 +62,8 @@ class PrototypicalHeads(nn.Module):
     def update(self, embeddings: Tensor, labels: Tensor) -> None:
         """C_t = λ·C_{t−1} + (1 − λ)·Ĉ_{t−1}: Ĉ is C with the batch's means in the rows of the classes that it has.
 
-        The same embeddings give the same prototypes, so processes that share the gathered batch stay in step.
+        The same embeddings give the same prototypes, so processes that share the gathered batch stay in step. In
+        adversarial training they follow the embeddings of attacked images, as these are what is trained on.
 
         Args:
             embeddings: of the whole batch, `[B, d]`.
@@ -89,6 +90,11 @@ class PrototypicalHeads(nn.Module):
             ValueError: another head.
         """
         if head == BOTH:
+            if self.classes != self.dense.out_features:
+                raise ValueError(
+                    f"head: both needs a dense output for each prototype, got {self.dense.out_features} and "
+                    f"{self.classes}: attack one head after classes were added"
+                )
             return torch.cat([self.logits(embeddings, name, seed) for name in HEADS], dim=1)
         if head == SIMILARITY:
             scores: Tensor = self.similarity(embeddings, self.prototypes, seed)
@@ -223,7 +229,9 @@ def class_means(embeddings: Tensor, labels: Tensor, classes: int) -> Tensor:
         raise ValueError(
             f"labels: expected one an embedding, [N] for [N, d]; got {list(labels.shape)} for {list(embeddings.shape)}"
         )
-    labels = labels.to(embeddings.device)
+    if labels.is_floating_point() or labels.dtype == torch.bool or classes < 1:
+        raise ValueError(f"labels: expected integers of at least one class, got {labels.dtype} of {classes}")
+    labels = labels.to(embeddings.device, torch.int64)
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(f"labels: expected 0 to {classes - 1}, got {int(labels.min())} to {int(labels.max())}")
     members = F.one_hot(labels, classes).to(embeddings.dtype)

@@ -142,7 +142,6 @@ _MNIST: dict[str, Any] = {
     "eval_steps": 40,
     "eval_sweep_steps": (100,),
     "eval_step_size": 0.01,
-    "eval_random_start": 0.3,
     "select_on": "last",
 }
 METHOD_ON_DATASET_DEFAULTS |= {
@@ -150,7 +149,7 @@ METHOD_ON_DATASET_DEFAULTS |= {
     ("prototypes", "fashion-mnist"): _MNIST
     | {
         "epsilon": 0.1, "attack_step_size": 0.1 / 30, "random_start": 0.1, "attack_epsilons": (0.1,),
-        "eval_step_size": 0.1 / 30, "eval_random_start": 0.1,
+        "eval_step_size": 0.1 / 30,
     },
     ("prototypes", "cifar10"): {
         "arch": "wide_resnet34_10",
@@ -170,7 +169,6 @@ METHOD_ON_DATASET_DEFAULTS |= {
         "eval_steps": 7,
         "eval_sweep_steps": (20,),
         "eval_step_size": 8 / 255 / 30,
-        "eval_random_start": 8 / 255,
         "select_on": "last",
     },
     ("prototypes", "digits"): {"weight_decay": 0.0, "few_shot_ways": (5,), "verification_trials": 20_000},

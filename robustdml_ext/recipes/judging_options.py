@@ -51,7 +51,8 @@ class EvaluationOptions(OptionGroup):
     )
     eval_step_size: float | None = option(
         None,
-        "Size of one step of the test attacks, in pixels. None: ε / steps, as in the MDProp paper.",
+        "Size of one step of the test attacks, in pixels. None: ε / steps, as in the MDProp paper. Of prototypes: at "
+        "the first ε, and in proportion at others; None: the larger of ε/30 and 2.5 ε / steps.",
         neutral=True,
         fraction=True,
         gt=0,
@@ -59,7 +60,7 @@ class EvaluationOptions(OptionGroup):
     eval_random_start: float = option(
         0.0,
         "Radius of the noise that the test attacks start from, in pixels. 0: from the image, but for attacks that "
-        "need a start, which then have their own.",
+        "need a start, which then have their own, and for those on prototypes, which start anywhere in the ball.",
         neutral=True,
         fraction=True,
         ge=0,

@@ -135,8 +135,6 @@ _CLASS_ATTACKS = {
     "fgsm-probabilities": ", probabilities for logits", "apgd": "",
     "apgd-margin": " on the margin", "square-margin": "",
 }  # fmt: skip
-# Of ε: the step of FoolBox's PGD, by which the prototypes paper attacks.
-_CLASS_STEP = 1 / 30
 
 
 def attack_label(threat: Mapping[str, Any]) -> str:
@@ -165,7 +163,8 @@ def _beyond(threat: Mapping[str, Any]) -> str:
     """Say in what an attack differs from the usual one, so that figures under both never share a row."""
     pgd = threat.get("algorithm", "pgd") == "pgd"
     of_class = threat["name"] in _CLASS_ATTACKS
-    usual_step = threat["epsilon"] * _CLASS_STEP if of_class else threat["epsilon"] / threat["steps"]
+    share = 1 / threat["steps"]
+    usual_step = threat["epsilon"] * (max(1 / 30, 2.5 * share) if of_class else share)
     # Away from the clean embedding needs a start, whose usual radius is a tenth of ε.
     usual_start = threat["epsilon"] * (1.0 if of_class else 0.1 if threat["name"] == "away" else 0.0)
     step, start = threat.get("step_size") or usual_step, threat.get("random_start", usual_start)

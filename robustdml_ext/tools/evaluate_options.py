@@ -131,7 +131,10 @@ class TaskOptions:
         tyro.conf.arg(help="Of classification: which heads. None: those that were trained."),
     ] = None
     step_size: Annotated[
-        str | None, tyro.conf.arg(help="Of classification's pgd, in pixels, as 0.01 or 2/255. None: ε/30, FoolBox's.")
+        str | None,
+        tyro.conf.arg(
+            help="Of classification's pgd, in pixels, as 0.01 or 2/255. None: the larger of ε/30 and 2.5 ε / steps."
+        ),
     ] = None
     ways: Annotated[tuple[int, ...], tyro.conf.arg(help="Of few-shot: how many classes an episode has.")] = (5,)
     shots: Annotated[tuple[int, ...], tyro.conf.arg(help="Of few-shot: how many examples of each class.")] = (1, 5)
@@ -141,9 +144,9 @@ class TaskOptions:
         Words,
         tyro.conf.arg(
             help="Of verification: how many random pairs, half of them of one class; all; or some of the data set's "
-            "lists of trials, where it has any."
+            "lists of trials. None named: its lists, where it has any, or else 100000."
         ),
-    ] = ("100000",)
+    ] = ()
     symmetric: Annotated[
         bool, tyro.conf.arg(help="Of verification: score each pair in both orders, and take their mean.")
     ] = False

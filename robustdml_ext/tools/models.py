@@ -152,8 +152,11 @@ def _judged_weights(folder: Path) -> Path:
 
     Of prototypes the classifier that was made of it, which may have classes that were added since.
     """
-    if (folder / CLASSIFIER).is_file():
-        return folder / CLASSIFIER
+    classifier = folder / CLASSIFIER
+    if classifier.is_file() and (
+        not (folder / LAST).is_file() or load_checkpoint(classifier)["step"] == load_checkpoint(folder / LAST)["step"]
+    ):
+        return classifier  # and not where training has gone on since
     last, best = folder / LAST, folder / BEST
     if not last.is_file() and not best.is_file():
         raise RunRefusedError(f"{folder} holds no {BEST} or {LAST}; expected the folder of a run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Group as Lines
 from torch import Tensor
 
 from robustdml_ext import data, reporting
-from robustdml_ext.data import DataSplits, LabeledImages
+from robustdml_ext.data import DataSplits, LabeledImages, TrialPairs
 from robustdml_ext.evaluation import (
     CLASS_ATTACKS,
     ClassThreat,
@@ -30,7 +31,7 @@ from robustdml_ext.models.prototypical import PrototypicalClassifier
 from robustdml_ext.tools.evaluate_options import Evaluate
 from robustdml_ext.tools.models import FoundModel
 from robustdml_ext.training import RunRefusedError
-from robustdml_ext.training.task_result import heads_of
+from robustdml_ext.training.task_result import check_trials, heads_of
 
 _STANDARD = ("fgsm", "pgd")
 
@@ -141,6 +142,9 @@ def judge_tasks(
         classifier = None if found.classifier is None else found.classifier(splits.channels).to(device)
         encoder = found.build(splits.channels).to(device) if classifier is None else classifier.encoder
         entries: list[dict[str, Any]] = []
+        trials = trials_of(asked, splits, images) if "verification" in asked.tasks.task else {}
+        if "few-shot" in asked.tasks.task:
+            check_episodes(asked, images.labels)
         if "classification" in asked.tasks.task:
             assert classifier is not None
             heads = trained_heads(asked, found)
@@ -153,7 +157,7 @@ def judge_tasks(
                 gallery: tuple[Tensor | None, Tensor | None] = (None, None)
                 if splits.gallery is not None and asked.images.split == "test" and "retrieval" in others:
                     gallery = embed(encoder, _batches(asked, splits.gallery, device), device)
-            clean = _scored(asked, classifier, splits, rows.to(device), labels, gallery, console)
+            clean = _scored(asked, classifier, trials, rows.to(device), labels, gallery, console)
     except (ValueError, TypeError) as error:
         raise RunRefusedError(str(error)) from error
     if not entries:
@@ -201,7 +205,7 @@ def _classification(
 def _scored(
     asked: Evaluate,
     classifier: PrototypicalClassifier | None,
-    splits: DataSplits,
+    trials: Mapping[str, TrialPairs | int | None],
     rows: Tensor,
     labels: Tensor,
     gallery: tuple[Tensor | None, Tensor | None],
@@ -221,10 +225,12 @@ def _scored(
                     gallery_labels=item_labels, recall_at=asked.judgment.recall_at,
                 )  # fmt: skip
             elif task == "verification":
-                for word in tasks.trials:
-                    trials = _trials(word, splits)
-                    found = judge_verification(scorers, rows, labels, trials, seed=seed, symmetric=tasks.symmetric)
-                    figures |= of_list(found, word if isinstance(trials, Tensor) else None)
+                for name, pairs in trials.items():
+                    if isinstance(pairs, TrialPairs):
+                        check_trials(pairs, labels, name)
+                    given = pairs.pairs if isinstance(pairs, TrialPairs) else pairs
+                    found = judge_verification(scorers, rows, labels, given, seed=seed, symmetric=tasks.symmetric)
+                    figures |= of_list(found, name if isinstance(pairs, TrialPairs) else None)
             elif task == "few-shot":
                 few = {name: scorer for name, scorer in scorers.items() if tasks.scorers or name in FEW_SHOT_SCORERS}
                 figures |= judge_few_shot(
@@ -234,16 +240,44 @@ def _scored(
     return figures
 
 
-def _trials(word: str, splits: DataSplits) -> Tensor | int | None:
-    if word == "all":
-        return None
-    if word.isdecimal() and int(word) > 0:
-        return int(word)
+def trials_of(asked: Evaluate, splits: DataSplits, images: LabeledImages) -> dict[str, TrialPairs | int | None]:
+    """The trials to be judged, by name: a list's, or how many random ones; None for all pairs.
+
+    Raises:
+        ValueError: a word that is none of these, or lists of trials for other images than the whole test split.
+    """
     lists = splits.trials or {}
-    if word in lists:
-        return lists[word].pairs
-    known = f", or one of its lists, {', '.join(lists)}" if lists else ""
-    raise ValueError(f"trials must be a number above 0, all{known}; got {word!r}")
+    whole = asked.images.split == "test" and len(images) == len(splits.test)
+    words = asked.tasks.trials or (tuple(lists) if lists and whole else ("100000",))
+    found: dict[str, TrialPairs | int | None] = {}
+    for word in words:
+        if word == "all":
+            found[word] = None
+        elif word.isdecimal() and int(word) > 0:
+            found[word] = int(word)
+        elif word in lists and whole:
+            found[word] = lists[word]
+        else:
+            known = f", or of the whole test split one of its lists, {', '.join(lists)}" if lists else ""
+            raise ValueError(f"trials must be a number above 0, all{known}; got {word!r}")
+    return found
+
+
+def check_episodes(asked: Evaluate, labels: Tensor) -> None:
+    """Checks that there are classes enough for every kind of episode asked for.
+
+    Raises:
+        ValueError: there are not.
+    """
+    tasks = asked.tasks
+    sizes = labels.unique(return_counts=True)[1]
+    for shots in tasks.shots:
+        enough = int((sizes >= shots + tasks.queries).sum())
+        if max(tasks.ways) > enough:
+            raise ValueError(
+                f"ways must be at most {enough}, as many classes have {shots} shots + {tasks.queries} queries; got "
+                f"{max(tasks.ways)}"
+            )
 
 
 def task_lines(result: dict[str, Any]) -> Lines:

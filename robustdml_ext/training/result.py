@@ -147,8 +147,8 @@ def finish_run(
     network = method.embedder
     network.eval()
     if isinstance(method, Prototypes):
-        found = judge_prototypes(method, splits, recipe, precision, console)
         save_classifier(method, splits, recipe, precision, summary, folder)
+        found = judge_prototypes(method, splits, recipe, precision, console)
     else:
         found = judge(network, splits, recipe, precision, console)
     result: dict[str, Any] = {
@@ -233,7 +233,24 @@ def save_classifier(
         "image_size": splits.image_size,
         "channels": splits.channels,
     }
-    write_classifier(folder / names.CLASSIFIER, state)
+    path = folder / names.CLASSIFIER
+    if path.is_file():
+        _keep_added_classes(state, load_checkpoint(path))
+    write_classifier(path, state)
+
+
+def _keep_added_classes(state: dict[str, Any], before: dict[str, Any]) -> None:
+    """Take over the classes that were added to the same weights: a finished run that is judged again keeps them."""
+    name, known = "loss.heads.prototypes", len(state["class_names"])
+    prototypes, added = state["method"][name], before["method"].get(name)
+    others = [key for key in state["method"] if key != name]
+    if (
+        before.get("class_names", [])[:known] == state["class_names"]
+        and added is not None
+        and torch.equal(added[:known], prototypes)
+        and all(torch.equal(before["method"].get(key, prototypes), state["method"][key]) for key in others)
+    ):
+        state["method"][name], state["class_names"] = added, before["class_names"]
 
 
 def _member_files(network: EmbedderEnsemble) -> list[str]:

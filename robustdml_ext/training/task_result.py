@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from robustdml_ext.evaluation import (
 )
 from robustdml_ext.evaluation.class_threats import CLASS_ATTACKS
 from robustdml_ext.evaluation.scorers import PairScorer
-from robustdml_ext.evaluation.tasks import FEW_SHOT_SCORERS, of_list
+from robustdml_ext.evaluation.tasks import FEW_SHOT_SCORERS, of_list, pairs_of_each_kind
 from robustdml_ext.methods import Prototypes
 from robustdml_ext.models import PrototypicalClassifier
 from robustdml_ext.models.prototypical import DENSE, SIMILARITY
@@ -59,7 +60,10 @@ def class_threat(recipe: Recipe, name: str, epsilon: float, steps: int) -> Class
     fields: dict[str, Any] = {"norm": recipe.eval_norm, "restarts": recipe.eval_restarts}
     algorithm = CLASS_ATTACKS[name].algorithm
     if algorithm == "pgd":
-        fields |= {"step_size": recipe.eval_step_size, "keep_best": recipe.eval_keep_best}
+        # The recipe's step is that at its first ε, and grows with ε.
+        scale = epsilon / recipe.attack_epsilons[0]
+        step = None if recipe.eval_step_size is None else recipe.eval_step_size * scale
+        fields |= {"step_size": step, "keep_best": recipe.eval_keep_best}
     if algorithm in ("pgd", "adaptive") and recipe.eval_random_start > 0:
         fields["random_start"] = recipe.eval_random_start
     return ClassThreat(name, epsilon, steps, **fields)
@@ -96,13 +100,13 @@ def tasks(
     )
     if not selecting:
         figures |= _verification(scorers, embeddings, labels, recipe, trials or {})
-    if not selecting and (ways := _drawable_ways(labels, recipe)):
+    for ways, shots in [] if selecting else drawable(labels, recipe):
         figures |= judge_few_shot(
             {name: scorers[name] for name in FEW_SHOT_SCORERS},
             embeddings,
             labels,
-            ways=ways,
-            shots=recipe.few_shot_shots,
+            ways=(ways,),
+            shots=(shots,),
             episodes=recipe.few_shot_episodes,
             seed=recipe.seed,
         )
@@ -119,19 +123,47 @@ def _verification(
     """By each of the data set's lists of trials, or else by random ones."""
     figures: dict[str, float] = {}
     for name, listed in trials.items():
-        if int(listed.pairs.max()) >= len(labels):
-            raise ValueError(f"trials: {name} counts recordings that were left out; judge with on_broken error")
+        check_trials(listed, labels, name)
         figures |= of_list(judge_verification(scorers, embeddings, labels, listed.pairs), name)
-    if not trials and recipe.verification_trials:
+    if not trials and recipe.verification_trials and min(pairs_of_each_kind(labels)):
         figures = judge_verification(scorers, embeddings, labels, recipe.verification_trials, seed=recipe.seed)
     return figures
 
 
-def _drawable_ways(labels: Tensor, recipe: Recipe) -> list[int]:
-    """Those of the recipe's numbers of ways that the images allow of, with the field's 15 queries a class."""
+def check_trials(trials: TrialPairs, labels: Tensor, name: str) -> None:
+    """Checks that a list of trials is of the recordings whose labels these are.
+
+    Raises:
+        ValueError: rows beyond them, or trials of other kinds than the list says: some recordings were left out.
+    """
+    pairs = trials.pairs
+    if int(pairs.max()) >= len(labels) or not torch.equal(labels[pairs[:, 0]] == labels[pairs[:, 1]], trials.same):
+        raise ValueError(f"trials: {name} is of other recordings than were read; were broken ones left out?")
+
+
+def drawable(labels: Tensor, recipe: Recipe) -> list[tuple[int, int]]:
+    """The recipe's kinds of episodes (ways, shots) that the images allow of, with the field's 15 queries a class."""
     sizes = labels.unique(return_counts=True)[1]
-    enough = int((sizes >= max(recipe.few_shot_shots, default=0) + QUERIES).sum())
-    return [ways for ways in recipe.few_shot_ways if ways <= enough]
+    kinds = [(ways, shots) for ways in recipe.few_shot_ways for shots in recipe.few_shot_shots]
+    return [(ways, shots) for ways, shots in kinds if int((sizes >= shots + QUERIES).sum()) >= ways]
+
+
+def _left_out(splits: DataSplits, recipe: Recipe) -> list[str]:
+    """What the recipe asks for and the data set does not allow of, in words."""
+    if not splits.zero_shot:
+        return []
+    kinds, labels = drawable(splits.test.labels, recipe), splits.test.labels
+    every = [(ways, shots) for ways in recipe.few_shot_ways for shots in recipe.few_shot_shots]
+    said = [
+        f"no {ways}-way {shots}-shot episodes: too few test classes have {shots} + {QUERIES} images"
+        for ways, shots in every
+        if (ways, shots) not in kinds
+    ]
+    if not splits.trials and recipe.verification_trials and not min(pairs_of_each_kind(labels)):
+        said.append("no verification: the test images make no pairs of both kinds")
+    if recipe.eval_attacks:
+        said.append("no attacks: they are on classification, and no test class has a prototype")
+    return said
 
 
 def evaluate_prototypes(
@@ -156,6 +188,8 @@ def judge_prototypes(
 ) -> list[dict[str, Any]]:
     """The entries of the run's result: clean, and where the test classes have prototypes under every attack."""
     classifier = method.classifier(splits.train.class_names)
+    for note in _left_out(splits, recipe):
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     with console.status("judging") as status:
         if not splits.zero_shot:
             return judge_classifier(
