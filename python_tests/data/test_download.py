@@ -233,6 +233,6 @@ def test_what_an_archive_may_be() -> None:
 def test_the_published_tables() -> None:
     tables = [value for name, value in vars(archives).items() if name.isupper() and not name.startswith("_")]
     listed = [archive for table in tables for archive in table]
-    assert len({archive.url for archive in listed}) == len(listed) == 15
+    assert len({archive.url for archive in listed}) == len(listed) == 19
     checksums = [archive.checksum for archive in listed if archive.checksum is not None]
     assert len(set(checksums)) == len(checksums) == 13
