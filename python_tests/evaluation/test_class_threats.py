@@ -12,7 +12,7 @@ from robustdml_ext.attacks import FGSM, PGD, AdaptivePGD, CrossEntropyAscent, Ma
 from robustdml_ext.attacks.class_objectives import ProbabilityAscent
 from robustdml_ext.evaluation import CLASS_ATTACKS, ClassThreat
 from robustdml_ext.evaluation.class_threats import STRONG
-from robustdml_ext.recipes.schema import CLASS_EVAL_ATTACKS
+from robustdml_ext.recipes.names import CLASS_EVAL_ATTACKS
 
 LABELS = torch.tensor([0, 1])
 

@@ -7,7 +7,7 @@ import pytest
 from robustdml_ext.evaluation.threats import ATTACKS
 from robustdml_ext.recipes import METHODS, NEUTRAL_FIELDS, Recipe, RecipeError, make_recipe, resolve
 from robustdml_ext.recipes.defaults import DATASET_DEFAULTS
-from robustdml_ext.recipes.schema import DEFENSES, EVAL_ATTACKS
+from robustdml_ext.recipes.names import DEFENSES, EVAL_ATTACKS
 
 
 def test_the_attacks_that_may_be_named_are_those_of_the_suite() -> None:

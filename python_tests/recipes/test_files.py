@@ -16,7 +16,8 @@ from robustdml_ext.recipes import (
 )
 from robustdml_ext.recipes.commandline import parse_run
 from robustdml_ext.recipes.defense_options import READ_BY
-from robustdml_ext.recipes.schema import METHODS, Recipe
+from robustdml_ext.recipes.names import METHODS
+from robustdml_ext.recipes.schema import Recipe
 
 
 def test_schema_then_data_set_then_file_then_flags(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 from robustdml_ext.models.architectures import own_architecture
 from robustdml_ext.recipes import NEUTRAL_FIELDS, Recipe, RecipeError, make_recipe, resolve
 from robustdml_ext.recipes.commandline import parse_run
+from robustdml_ext.recipes.names import CLASS_EVAL_ATTACKS, EVAL_ATTACKS, is_untrained
 from robustdml_ext.recipes.prototype_options import PROTOTYPE_READ_BY, PrototypeOptions
-from robustdml_ext.recipes.schema import CLASS_EVAL_ATTACKS, EVAL_ATTACKS, is_untrained
 
 
 def parse(method: str, *words: str) -> Recipe:

@@ -9,7 +9,7 @@ import pytest
 from made_up import EPSILONS, STEPS, away, made_up
 
 from robustdml_ext.recipes import make_recipe
-from robustdml_ext.recipes.schema import DEFENSES
+from robustdml_ext.recipes.names import DEFENSES
 from robustdml_ext.reporting import Group, ReportError, draw_comparison, group_results
 from robustdml_ext.reporting.curves import (
     against_epsilon,

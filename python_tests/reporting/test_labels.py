@@ -8,7 +8,7 @@ import pytest
 from made_up import away, made_up
 
 from robustdml_ext.recipes import METHODS, make_recipe, resolve
-from robustdml_ext.recipes.schema import DEFENSES
+from robustdml_ext.recipes.names import DEFENSES
 from robustdml_ext.reporting import group_results, labels, method_label
 from robustdml_ext.reporting.labels import inputs_label, pixels_label
 

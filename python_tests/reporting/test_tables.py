@@ -8,7 +8,7 @@ import pytest
 from made_up import made_up, shown
 
 from robustdml_ext.recipes import read_recipe_file
-from robustdml_ext.recipes.schema import DEFENSES
+from robustdml_ext.recipes.names import DEFENSES
 from robustdml_ext.reporting import comparison_markdown, comparison_table, group_results, result_table
 
 HEADINGS = ["R@1 %", "R@2 %", "R@4 %", "R@8 %", "NMI %", "F1 %"]

@@ -11,7 +11,8 @@ from robustdml_ext.recipes.files import (
     resolve,
     write_recipe_file,
 )
-from robustdml_ext.recipes.schema import CLEAN, METHODS, NEUTRAL_FIELDS, Published, Recipe, RecipeError, make_recipe
+from robustdml_ext.recipes.names import CLEAN, METHODS
+from robustdml_ext.recipes.schema import NEUTRAL_FIELDS, Published, Recipe, RecipeError, make_recipe
 
 __all__ = [
     "ATTACKING",

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from robustdml_ext.recipes.names import BASELINES, DEFENSES
 from robustdml_ext.recipes.regularizer_options import published_confusion
-from robustdml_ext.recipes.schema import BASELINES, DEFENSES
 
 # Section "Implementation details" of the EAT paper; its code is based on that of Roth et al., which the schema's batch,
 # weight decay and samples of a class are of.

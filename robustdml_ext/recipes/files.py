@@ -12,7 +12,8 @@ import yaml
 from pydantic import ValidationError
 
 from robustdml_ext.recipes.defaults import defaults_for
-from robustdml_ext.recipes.schema import METHODS, Published, Recipe, RecipeError, explain, is_untrained, make_recipe
+from robustdml_ext.recipes.names import METHODS, is_untrained
+from robustdml_ext.recipes.schema import Published, Recipe, RecipeError, explain, make_recipe
 
 PACKAGED = Path(__file__).parent
 
