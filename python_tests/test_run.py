@@ -45,7 +45,8 @@ def test_a_run_writes_everything_it_promises(finished: Path) -> None:
     assert result["environment"]["versions"]["torch"] == torch.__version__
     assert set(result["environment"]["kernels"]) == {"cpu", "cuda"}
     assert result["timing"]["steps_per_second"] > 0
-    assert set(result["timing"]["seconds"]) == {"data", "step", "evaluation", "checkpoint"}
+    stages = {"data", "attack", "forward", "backward", "update", "other", "evaluation", "checkpoint"}
+    assert set(result["timing"]["seconds"]) == stages
 
 
 def test_the_backbone_is_plain(finished: Path) -> None:

@@ -17,6 +17,7 @@ from methods.daml_written_out import (
 )
 from torch import Tensor
 
+from robustdml_ext.methods import Progress
 from robustdml_ext.methods.synthetic_losses import FORMS
 
 
@@ -26,7 +27,7 @@ def test_ragged_classes_leave_out_what_is_not_there(form: str) -> None:
     labels, model = torch.tensor([3, 0, 3, 0, 7, 7, 3, 3]), model_of(form)
     loss = made(form, negatives=99)
     data, _ = embedded(model, rows=len(labels))
-    loss(data, labels, torch.Generator().manual_seed(4), 0)
+    loss(data, labels, torch.Generator().manual_seed(4), Progress())
     tuples = loss.draw(labels, torch.Generator().manual_seed(4))
     assert tuples.valid is not None and not tuples.valid.all()
     generated, metric = written_out(loss, model, data, tuples, labels=labels)
@@ -45,7 +46,7 @@ def test_each_players_gradient_is_of_its_own_terms(form: str, count: int | None)
     for kind in ("players", "through", "literal"):
         loss = made(form, gradients=kind, **options)
         data, features = embedded(model)
-        actual = loss(data, LABELS, torch.Generator().manual_seed(4), 0)
+        actual = loss(data, LABELS, torch.Generator().manual_seed(4), Progress())
         tuples = loss.draw(LABELS, torch.Generator().manual_seed(4))
         assert tuples.negatives.shape[1] == (count or {"contrastive": 1, "triplet": 1, "lifted": 5, "npair": 2}[form])
         generated, metric = written_out(loss, model, data, tuples)
@@ -85,7 +86,7 @@ def test_the_players_want_the_opposite_of_each_other(form: str) -> None:
     data, features = embedded(model)
     tuples = FORMS[form].draw(LABELS, None, torch.Generator())
     at = players(loss, model, features)
-    found = gradients(loss(data, LABELS, torch.Generator(), 0), at)
+    found = gradients(loss(data, LABELS, torch.Generator(), Progress()), at)
     before = apart()
     with torch.no_grad():
         for name, parameter in at.items():
@@ -132,7 +133,7 @@ def test_mining_counts_some_of_the_synthetic_negatives(form: str) -> None:
     tuples = FORMS[form].draw(LABELS, None, torch.Generator())
     for mining in ("hardest", "semihard"):
         loss = made(form, mining=mining, negatives=99)
-        loss(data, LABELS, torch.Generator(), 0)
+        loss(data, LABELS, torch.Generator(), Progress())
         with torch.no_grad():
             assert data.features is not None
             negatives = model.finish(model.head(loss.generator(data.features, tuples)))

@@ -17,7 +17,7 @@ from methods.written_out import batch, network
 from robustdml_ext.losses import TripletLoss
 from robustdml_ext.methods import Context, Embedded, HardNegatives, Standard
 from robustdml_ext.methods.embedded import SharedHead
-from robustdml_ext.methods.feature_loss import apply_loss
+from robustdml_ext.methods.feature_loss import Progress, apply_loss
 from robustdml_ext.methods.synthetic_losses import FORMS
 
 
@@ -32,7 +32,7 @@ def test_full_precision_under_autocast(form: str) -> None:
     values = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            value = apply_loss(loss, batch, LABELS, torch.Generator().manual_seed(1), 0)
+            value = apply_loss(loss, batch, LABELS, torch.Generator().manual_seed(1), Progress())
         values.append(value)
     assert values[0].dtype == torch.float32 and torch.equal(*values)
 
@@ -57,7 +57,7 @@ def test_labels_are_checked() -> None:
     data, _ = embedded(model_of("triplet"))
     for labels, error in ((LABELS[:5], ValueError), (LABELS + 0.4, TypeError), (LABELS.int(), TypeError)):
         with pytest.raises(error, match="labels: expected"):
-            made("triplet")(data, labels, torch.Generator(), 0)
+            made("triplet")(data, labels, torch.Generator(), Progress())
 
 
 def test_phases_are_those_of_algorithm_1() -> None:
@@ -68,7 +68,7 @@ def test_phases_are_those_of_algorithm_1() -> None:
     at = players(loss, model, features)
     moved = []
     for epoch in range(5):
-        found = gradients(loss(data, LABELS, torch.Generator(), epoch), at)
+        found = gradients(loss(data, LABELS, torch.Generator(), Progress(epoch)), at)
         moved.append((found["generator.first.weight"].any().item(), found["features"].any().item()))
         names = set(loss.parts)
         if epoch < 2:
@@ -84,7 +84,7 @@ def test_phases_are_those_of_algorithm_1() -> None:
 def test_batches_without_negatives_or_positives_have_finite_gradients(form: str, labels: list[int]) -> None:
     model, loss = model_of(form), made(form)
     data, features = embedded(model, rows=len(labels))
-    value = loss(data, torch.tensor(labels), torch.Generator(), 0)
+    value = loss(data, torch.tensor(labels), torch.Generator(), Progress())
     assert value.isfinite()
     for gradient in gradients(value, players(loss, model, features)).values():
         assert gradient.isfinite().all()

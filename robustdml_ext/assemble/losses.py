@@ -18,22 +18,30 @@ from robustdml_ext.losses import (
     ProxyAnchorLoss,
     TripletLoss,
 )
-from robustdml_ext.methods import (
-    EnergyConfused,
-    HardNegatives,
-)
+from robustdml_ext.methods import EnergyConfused, HardNegatives, SelfDistillation
 from robustdml_ext.recipes import Recipe
 
 
 def build_loss(recipe: Recipe, classes: int, feature_dim: int) -> nn.Module:
-    """Build the metric loss, and around it what the recipe joins with it: hard negatives, energy confusion.
+    """Build the metric loss, and around it what the recipe joins with it: S2SD, hard negatives, energy confusion.
 
     Args:
         recipe: which, and with which numbers.
         classes: of the training images.
         feature_dim: of the network's features.
     """
-    loss = LOSSES[recipe.loss](recipe, classes)
+    loss = LOSSES[recipe.loss](recipe, classes, recipe.embedding_dim)
+    if recipe.s2sd:
+        loss = SelfDistillation(
+            loss,
+            feature_dim,
+            recipe.head_dims,
+            head_loss=lambda dim: LOSSES[recipe.loss](recipe, classes, dim),
+            weight=recipe.s2sd_weight,
+            feature_weight=recipe.s2sd_feature_weight,
+            temperature=recipe.s2sd_temperature,
+            feature_delay=recipe.s2sd_feature_delay,
+        )
     if recipe.hard_negatives:
         loss = HardNegatives(
             loss,
@@ -61,36 +69,37 @@ def build_loss(recipe: Recipe, classes: int, feature_dim: int) -> nn.Module:
     return loss
 
 
-LOSSES: dict[str, Callable[[Recipe, int], nn.Module]] = {
-    "multisimilarity": lambda recipe, classes: MultiSimilarityLoss(
+# By the recipe, the number of classes, and the dimensions of what they judge.
+LOSSES: dict[str, Callable[[Recipe, int, int], nn.Module]] = {
+    "multisimilarity": lambda recipe, classes, dim: MultiSimilarityLoss(
         recipe.multisimilarity_alpha,
         recipe.multisimilarity_beta,
         recipe.multisimilarity_base,
         recipe.multisimilarity_epsilon,
     ),
-    "arcface": lambda recipe, classes: ArcFaceLoss(
-        classes, recipe.embedding_dim, recipe.arcface_margin, recipe.arcface_scale, recipe.arcface_center_lr
+    "arcface": lambda recipe, classes, dim: ArcFaceLoss(
+        classes, dim, recipe.arcface_margin, recipe.arcface_scale, recipe.arcface_center_lr
     ),
-    "contrastive": lambda recipe, classes: ContrastiveLoss(
+    "contrastive": lambda recipe, classes, dim: ContrastiveLoss(
         recipe.contrastive_positive_margin, recipe.contrastive_negative_margin, normalize=recipe.unit_embeddings
     ),
-    "triplet": lambda recipe, classes: TripletLoss(
+    "triplet": lambda recipe, classes, dim: TripletLoss(
         recipe.triplet_margin, recipe.triplet_mining, normalize=recipe.unit_embeddings
     ),
-    "lifted": lambda recipe, classes: LiftedStructureLoss(recipe.lifted_margin, normalize=recipe.unit_embeddings),
-    "npair": lambda recipe, classes: NPairLoss(scale=recipe.npair_scale),
-    "binomial": lambda recipe, classes: BinomialDevianceLoss(
+    "lifted": lambda recipe, classes, dim: LiftedStructureLoss(recipe.lifted_margin, normalize=recipe.unit_embeddings),
+    "npair": lambda recipe, classes, dim: NPairLoss(scale=recipe.npair_scale),
+    "binomial": lambda recipe, classes, dim: BinomialDevianceLoss(
         recipe.binomial_alpha, recipe.binomial_beta, recipe.binomial_eta
     ),
-    "angular": lambda recipe, classes: AngularLoss(recipe.angular_alpha),
-    "proxyanchor": lambda recipe, classes: ProxyAnchorLoss(
+    "angular": lambda recipe, classes, dim: AngularLoss(recipe.angular_alpha),
+    "proxyanchor": lambda recipe, classes, dim: ProxyAnchorLoss(
         classes,
-        recipe.embedding_dim,
+        dim,
         recipe.proxyanchor_alpha,
         recipe.proxyanchor_margin,
         recipe.proxy_lr_scale or 100.0,
     ),
-    "normalizedsoftmax": lambda recipe, classes: NormalizedSoftmaxLoss(
-        classes, recipe.embedding_dim, recipe.softmax_temperature, recipe.proxy_lr_scale or 1.0
+    "normalizedsoftmax": lambda recipe, classes, dim: NormalizedSoftmaxLoss(
+        classes, dim, recipe.softmax_temperature, recipe.proxy_lr_scale or 1.0
     ),
 }

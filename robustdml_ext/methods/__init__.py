@@ -8,9 +8,10 @@ from robustdml_ext.methods.defenses import IAT, TRADES, MixUp, UntargetedAdversa
 from robustdml_ext.methods.eat import EAT, NaiveEnsemble, split_into_parts
 from robustdml_ext.methods.ecaml import EnergyConfused
 from robustdml_ext.methods.embedded import Embedded
-from robustdml_ext.methods.feature_loss import FeatureLoss
+from robustdml_ext.methods.feature_loss import FeatureLoss, Progress
 from robustdml_ext.methods.mdprop import AdvPropD, MDProp
 from robustdml_ext.methods.prototypes import Prototypes, PrototypicalLoss
+from robustdml_ext.methods.s2sd import SelfDistillation
 from robustdml_ext.methods.standard import Standard
 
 __all__ = [
@@ -29,8 +30,10 @@ __all__ = [
     "Method",
     "MixUp",
     "NaiveEnsemble",
+    "Progress",
     "Prototypes",
     "PrototypicalLoss",
+    "SelfDistillation",
     "Standard",
     "StepOutput",
     "UntargetedAdversarial",

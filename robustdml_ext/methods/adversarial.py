@@ -50,10 +50,11 @@ class Adversarial(Method):
     def training_step(self, batch: Batch, generator: torch.Generator, context: Context) -> StepOutput:
         """L(θ, X, Y) + Σ L(θ, X + δ, Y), δ by equation 16, the sum by 17; one batch for the norms."""
         labels = context.gather(batch.labels)
-        adversarial = attack_streams(
-            self.embedder, batch, labels, self.targets, self.attack, generator, context,
-            segments=None, targets_from=self.targets_from,
-        )  # fmt: skip
+        with self.measure("attack"):
+            adversarial = attack_streams(
+                self.embedder, batch, labels, self.targets, self.attack, generator, context,
+                segments=None, targets_from=self.targets_from,
+            )  # fmt: skip
         images = torch.cat([batch.images, adversarial.images])
         streams = self.embed_streams(images, 1 + len(self.targets), context)
 

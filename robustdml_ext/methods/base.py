@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from robustdml_ext.methods.context import Context
 from robustdml_ext.methods.embedded import Embedded, embed_streams
-from robustdml_ext.methods.feature_loss import FeatureLoss, apply_loss
+from robustdml_ext.methods.feature_loss import FeatureLoss, Progress, apply_loss
 from robustdml_ext.methods.label_vectors import metric_to_vectors
 from robustdml_ext.models import Embedder, EmbedderEnsemble
 
@@ -41,6 +42,10 @@ class StepOutput:
     log: dict[str, Tensor | float] = field(default_factory=dict)
 
 
+def _unmeasured(part: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 class Method(nn.Module):
     """A way to train an embedder.
 
@@ -49,19 +54,22 @@ class Method(nn.Module):
         embedder: the network, or the ensemble of networks.
         loss: embeddings `[B, D]`, labels `[B]` → scalar; or a `FeatureLoss`, which looks behind them.
         plans: how many batches, each of a random order of its own, make up one step's batch.
-        epoch: of the training, from 0, set by the training loop; for losses that change with time.
+        epoch, step: of the training, from 0, set by the training loop; for losses that change with time.
         head_lr_scale: learning rate of the embedding head over the network's.
+        measure: what takes the time of a part of a step, by its name ("attack"); the training loop's stopwatch.
     """
 
     name: str = ""
     plans: int = 1
     epoch: int = 0
+    step: int = 0
     head_lr_scale: float = 1.0
 
     def __init__(self, embedder: Embedder | EmbedderEnsemble, loss: nn.Module) -> None:
         super().__init__()
         self.embedder = embedder
         self.loss = loss
+        self.measure: Callable[[str], AbstractContextManager[None]] = _unmeasured
         self._parts: dict[str, list[Tensor]] = {}
 
     def training_step(self, batch: Batch, generator: torch.Generator, context: Context) -> StepOutput:
@@ -98,7 +106,7 @@ class Method(nn.Module):
             loss: another than the method's own, a member's.
         """
         loss = self.loss if loss is None else loss
-        value = apply_loss(loss, embedded, labels, generator, self.epoch)
+        value = apply_loss(loss, embedded, labels, generator, Progress(self.epoch, self.step))
         self._note(loss)
         return value
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustdml_ext.losses.embeddings import check_batch
 from robustdml_ext.methods.embedded import Embedded
-from robustdml_ext.methods.feature_loss import FeatureLoss, apply_loss, check_number
+from robustdml_ext.methods.feature_loss import FeatureLoss, Progress, apply_loss, check_number
 from robustdml_ext.methods.synthetic_losses import FORMS, Synthetic, squared_distance
 from robustdml_ext.models.generator import HardNegativeGenerator, Tuples
 
@@ -104,11 +104,12 @@ class HardNegatives(FeatureLoss):
         self.lr_scale = check_number("lr_scale", lr_scale, above=True)
         self.pretrain_epochs, self.generator_epochs, self.gradients = pretrain_epochs, generator_epochs, gradients
 
-    def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int) -> Tensor:
+    def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, progress: Progress) -> Tensor:
         """Lines 1 to 6 of Algorithm 1, whichever the epoch calls for; see `FeatureLoss`."""
         check_batch(embedded.embeddings, labels)
+        epoch = progress.epoch
         if epoch < self.pretrain_epochs:
-            metric = apply_loss(self.metric, embedded, labels, generator, epoch)
+            metric = apply_loss(self.metric, embedded, labels, generator, progress)
             self.parts = {"loss/metric": metric.detach()}
             return metric
         if embedded.features is None:

@@ -63,10 +63,11 @@ class Defense(Method):
     def perturbed(self, batch: Batch, generator: torch.Generator, context: Context) -> Tensor:
         """Adv(x), equation 5 with the metric between F(x_adv) and F(x)."""
         check_images(batch)
-        return attack_members(
-            [self.embedder], [self.loss], batch.images, batch.labels, self.attack, generator, context,
-            objective=self.attack_objective,
-        )  # fmt: skip
+        with self.measure("attack"):
+            return attack_members(
+                [self.embedder], [self.loss], batch.images, batch.labels, self.attack, generator, context,
+                objective=self.attack_objective,
+            )  # fmt: skip
 
     def embed_together(self, parts: list[Tensor], context: Context) -> list[Embedded]:
         """Each part of this process's images, embedded, over all processes; one batch for the norms."""

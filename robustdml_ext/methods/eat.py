@@ -124,7 +124,8 @@ class EAT(Method):
         alone = Context()  # every process has the whole batch
         images, labels = context.gather(batch.images), context.gather(batch.labels)
         rows = self._rows(batch, context)
-        attacked = self._attacked(images, labels, rows, own, generator, context) if self.beta < 1 else None
+        with self.measure("attack"):
+            attacked = self._attacked(images, labels, rows, own, generator, context) if self.beta < 1 else None
         draws = self._draws(generator)
 
         def step(number: int) -> tuple[Tensor, Tensor, Tensor]:

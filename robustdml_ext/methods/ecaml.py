@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robustdml_ext.losses import EnergyConfusion
 from robustdml_ext.methods.embedded import Embedded
-from robustdml_ext.methods.feature_loss import FeatureLoss, apply_loss, check_number
+from robustdml_ext.methods.feature_loss import FeatureLoss, Progress, apply_loss, check_number
 
 
 class EnergyConfused(FeatureLoss):
@@ -46,11 +46,11 @@ class EnergyConfused(FeatureLoss):
         self.weight = check_number("weight", weight)
         self.confusion = EnergyConfusion(logarithmic, reduction, pairs)
 
-    def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int) -> Tensor:
+    def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, progress: Progress) -> Tensor:
         """L_m + λ·(energy confusion); see `FeatureLoss`."""
-        metric = apply_loss(self.metric, embedded, labels, generator, epoch)
+        metric = apply_loss(self.metric, embedded, labels, generator, progress)
         below = self.metric.parts if isinstance(self.metric, FeatureLoss) else {"loss/metric": metric.detach()}
-        if not self.trains_network(epoch):  # L_m does not defend the network then
+        if not self.trains_network(progress.epoch):  # L_m does not defend the network then
             self.parts = dict(below)
             return metric
         confusion = self.added(embedded, labels, generator)

@@ -43,7 +43,11 @@ class SharedHead:
 
     def embeddings(self, features: Tensor, *, fixed: bool = False) -> Tensor:
         """Embeddings `[…, D]`, as `outputs`, of unit length where the embedder's are."""
-        return self._embedder.finish(self.outputs(features, fixed=fixed))
+        return self.finish(self.outputs(features, fixed=fixed))
+
+    def finish(self, outputs: Tensor) -> Tensor:
+        """Outputs `[…, D]` of this head, or of another beside it, scaled to unit length where the embedder's are."""
+        return self._embedder.finish(outputs)
 
     def _parameter(self, parameter: Tensor, fixed: bool) -> Tensor:
         if fixed:

@@ -1,10 +1,10 @@
-"""Losses that look behind the embeddings, at features and head: what energy confusion and hard negatives are."""
+"""Losses that look behind the embeddings, at features and head: energy confusion, hard negatives, self-distillation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,15 @@ from torch import Tensor, nn
 from robustdml_ext.methods.embedded import Embedded
 
 
+class Progress(NamedTuple):
+    """How far the training has come: the epoch and the optimizer's step of this batch, each from 0."""
+
+    epoch: int = 0
+    step: int = 0
+
+
 class FeatureLoss(nn.Module):
-    """A loss that looks behind the embeddings: `loss(embedded, labels, generator, epoch)` → scalar.
+    """A loss that looks behind the embeddings: `loss(embedded, labels, generator, progress)` → scalar.
 
     Attributes:
         metric: the metric loss L_m of embeddings that it adds to or takes the place of; may be a `FeatureLoss` too.
@@ -30,14 +37,14 @@ class FeatureLoss(nn.Module):
         self.metric = metric
         self.parts: dict[str, Tensor] = {}
 
-    def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int) -> Tensor:
+    def forward(self, embedded: Embedded, labels: Tensor, generator: torch.Generator, progress: Progress) -> Tensor:
         """The loss of a batch.
 
         Args:
             embedded: with features.
             labels: of the whole batch, int64 `[B]`.
             generator: what it draws from, alike in all processes.
-            epoch: of the training, from 0.
+            progress: of the training.
         """
         raise NotImplementedError
 
@@ -78,13 +85,13 @@ def check_number(name: str, number: object, *, above: bool = False) -> float:
 
 
 def apply_loss(
-    loss: nn.Module, embedded: Embedded, labels: Tensor, generator: torch.Generator, epoch: int
+    loss: nn.Module, embedded: Embedded, labels: Tensor, generator: torch.Generator, progress: Progress
 ) -> Tensor:  # fmt: skip
     """The loss of a batch, whatever it looks at; a `FeatureLoss` in full precision even under autocast."""
     value: Tensor
     if isinstance(loss, FeatureLoss):
         with torch.autocast(embedded.embeddings.device.type, enabled=False):
-            value = loss(embedded, labels, generator, epoch)
+            value = loss(embedded, labels, generator, progress)
     else:
         value = loss(embedded.embeddings, labels)
     return value

@@ -70,10 +70,11 @@ class MDProp(Method):
         """Σ_k L({θ_n, θ_b^k}, X^k, Y), X^1 = X and X^k, k = 2 … K, attacked (lines 2 to 11)."""
         own, count = len(batch.images), len(self.targets)
         labels = context.gather(batch.labels)
-        adversarial = attack_streams(
-            self.embedder, batch, labels, self.targets, self.attack, generator, context,
-            segments=[0] + [own] * count, targets_from=self.targets_from,
-        )  # fmt: skip
+        with self.measure("attack"):
+            adversarial = attack_streams(
+                self.embedder, batch, labels, self.targets, self.attack, generator, context,
+                segments=[0] + [own] * count, targets_from=self.targets_from,
+            )  # fmt: skip
         images = torch.cat([batch.images, adversarial.images])
         streams = self.embed_streams(images, 1 + count, context, segments=[own] * (1 + count))
 

@@ -157,7 +157,8 @@ class Prototypes(Method):
         """One iteration of Algorithm 1."""
         images, labels = batch.images, context.gather(batch.labels)
         if self.adversarial != "none":
-            adversarial = self.perturb(batch, generator, context)
+            with self.measure("attack"):
+                adversarial = self.perturb(batch, generator, context)
             images = torch.cat([images, adversarial]) if self.adversarial_batch == JOINT else adversarial
         # z = E(x)
         streams = self.embed_streams(images, len(images) // max(len(batch.images), 1) or 1, context)

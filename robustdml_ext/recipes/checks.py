@@ -93,8 +93,8 @@ def _check_prototypes(recipe: Recipe) -> None:
     if (recipe.method == "prototypes") != (recipe.loss == "prototypical"):
         wanted = "prototypical" if recipe.method == "prototypes" else "another than prototypical"
         raise ValueError(f"loss of {recipe.method} must be {wanted}; got {recipe.loss}")
-    if recipe.method == "prototypes" and (recipe.energy_confusion or recipe.hard_negatives):
-        raise ValueError("energy_confusion and hard_negatives join metric losses, which prototypes has none of")
+    if recipe.method == "prototypes" and (recipe.energy_confusion or recipe.hard_negatives or recipe.s2sd):
+        raise ValueError("energy_confusion, hard_negatives and s2sd join metric losses, which prototypes has none of")
     if recipe.adversarial in ("dense", "both") and not recipe.auxiliary_weight:
         raise ValueError(
             f"adversarial {recipe.adversarial} attacks the dense output layer, so auxiliary_weight must be above 0; "
@@ -133,3 +133,9 @@ def _check_regularizers(recipe: Recipe) -> None:
         )
     if recipe.hard_negatives and recipe.label_vectors != "classes":
         raise ValueError(f"label_vectors with hard negatives must be classes; got {recipe.label_vectors}")
+    if recipe.s2sd and recipe.hard_negatives:
+        raise ValueError("s2sd and hard_negatives each take the place of the metric loss; got both")
+    if recipe.s2sd and recipe.label_vectors != "classes":
+        raise ValueError(f"label_vectors with s2sd must be classes; got {recipe.label_vectors}")
+    if any(dim < 1 for dim in recipe.s2sd_dims):
+        raise ValueError(f"s2sd_dims must hold numbers above 0; got {list(recipe.s2sd_dims)}")

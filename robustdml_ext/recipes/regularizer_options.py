@@ -1,4 +1,4 @@
-"""Options of what any method's metric loss can be joined with: energy confusion (ECAML), hard negatives (DAML)."""
+"""Options of what any method's metric loss can be joined with: energy confusion, hard negatives, self-distillation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from robustdml_ext.recipes.option_group import OptionGroup, option
 
 
 class RegularizerOptions(OptionGroup):
-    """What joins the metric loss, of any method: energy confusion (ECAML) and a generator of hard negatives (DAML)."""
+    """What joins the metric loss, of any method: energy confusion (ECAML), a generator of hard negatives (DAML), and
+    self-distillation (S2SD)."""
 
     energy_confusion: float = option(
         0.0,
@@ -71,6 +72,22 @@ class RegularizerOptions(OptionGroup):
         "which takes synthetic negatives as data; through: the latter also through the generator; literal: all terms "
         "both, as equation 7 to the letter has it.",
     )
+    s2sd: bool = option(
+        False,
+        "Distill what auxiliary heads of more dimensions, trained beside the embedding, find alike in a batch into the "
+        "embedding (S2SD, Roth et al. 2021).",
+    )
+    s2sd_dims: tuple[int, ...] = option(
+        (),
+        "S2SD: dimensions of the auxiliary heads. None given: 4, 8, 12 and 16 times those of the embedding; with 128 "
+        "these are the published 512, 1024, 1536 and 2048.",
+    )
+    s2sd_weight: float = option(50.0, "S2SD: γ, weight of the distillation from the heads.", ge=0)
+    s2sd_feature_weight: float = option(
+        50.0, "S2SD: weight of the distillation from the features; 0 leaves them out.", ge=0
+    )
+    s2sd_feature_delay: int = option(1000, "S2SD: steps of training before the features teach.", ge=0)
+    s2sd_temperature: float = option(1.0, "S2SD: T, of the softmax over similarities.", gt=0)
 
 
 SYNTHETIC_LOSSES = ("contrastive", "triplet", "lifted", "npair")
@@ -89,6 +106,9 @@ def published_confusion(loss: str, dataset: str) -> float:
 
 READ_WITH: dict[str, tuple[str, ...]] = {
     "energy_confusion": ("energy_confusion_reduction", "energy_confusion_pairs"),
-    "hard_negatives": tuple(name for name in RegularizerOptions.model_fields if name.startswith("hard_negatives_")),
+    **{
+        switch: tuple(name for name in RegularizerOptions.model_fields if name.startswith(f"{switch}_"))
+        for switch in ("hard_negatives", "s2sd")
+    },
 }
 """Options that are read only where another one is on."""

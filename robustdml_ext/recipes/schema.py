@@ -88,6 +88,11 @@ class Recipe(
         return margins.get(self.loss, 1.0)
 
     @property
+    def head_dims(self) -> tuple[int, ...]:
+        """Dimensions of the auxiliary heads of S2SD: unless told otherwise, the published multiples of D."""
+        return self.s2sd_dims or tuple(self.embedding_dim * times for times in (4, 8, 12, 16))
+
+    @property
     def phases_before(self) -> int:
         """Epochs before the metric and the generator are trained together, where there is a generator."""
         return self.hard_negatives_pretrain + self.hard_negatives_alone if self.hard_negatives else 0
@@ -104,6 +109,7 @@ class Recipe(
             kind += f"-{self.adversarial}"
         kind += "-daml" if self.hard_negatives and self.method != "daml" else ""
         kind += "-ecaml" if self.energy_confusion and self.method != "ecaml" else ""
+        kind += "-s2sd" if self.s2sd else ""
         kind += f"-dropout{self.dropout:g}" if self.dropout else ""
         kind += "" if self.method in (*BASELINES, "prototypes") else f"-{self.loss}"
         return f"runs/{self.dataset}-{self.method}{kind}-seed{self.seed}"

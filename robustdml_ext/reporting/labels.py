@@ -48,6 +48,8 @@ def method_label(recipe: Mapping[str, Any]) -> str:
         parts.append("DAML")
     if recipe.get("energy_confusion") and recipe["method"] != "ecaml":
         parts.append("EC")
+    if recipe.get("s2sd"):
+        parts.append("S2SD")
     if recipe.get("dropout"):
         parts.append(f"dropout {recipe['dropout']:g}")
     return " + ".join(parts)

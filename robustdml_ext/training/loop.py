@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from robustdml_ext.training.state import (
     random_state,
     restore_random_state,
 )
+from robustdml_ext.training.stopwatch import Stopwatch
 from robustdml_ext.training.summary import TrainingSummary
 from robustdml_ext.training.watch import LossWatch, Seen, StopRequest, is_finite
 
@@ -44,9 +44,6 @@ Evaluate = Callable[[Method], dict[str, float]]
 
 # What an epoch's line tells beside the loss: the players' terms, whose sum says little (figure 7 of DAML).
 EPOCH_TERMS = ("loss/metric", "loss/generator")
-
-# What weights are chosen by: the first of these figures that an evaluation gives.
-SELECTING = ("accuracy_similarity", "recall@1")
 
 
 class Trainer:
@@ -89,6 +86,8 @@ class Trainer:
         # On the device: targets drawn on the CPU would make the GPU wait at every step.
         self.generator = torch.Generator(device=processes.device).manual_seed(recipe.seed)
         self.summary = TrainingSummary()
+        self._clock = Stopwatch(processes.device, self.summary.seconds)
+        method.measure = self._clock.measure
         self.log: MetricsLog | None = None
         self._means, self._epoch_mean = RunningMeans(), RunningMeans()
         self._watch = LossWatch(processes.device)
@@ -133,37 +132,33 @@ class Trainer:
         per_epoch, last = self.batches.steps_per_epoch, self.batches.steps
         save_every = self.recipe.save_every or per_epoch
         incoming = self.batches.since(self.step)
-        clock = time.perf_counter()
+        self._clock.restart()
         while self.step < last:
             incoming_batch = next(incoming)
-            clock = self._lap("data", clock)
+            self._clock.lap("data")
             if self.step % per_epoch == 0 or self._schedule.epoch is None:
                 self.method.epoch = self.step // per_epoch
                 self._schedule.begin(self.method.epoch)
             self._one_step(*incoming_batch, stop)
-            clock = self._lap("step", clock)
+            self._clock.lap("step")
             progress.step(self.step)
             if self.step % self.recipe.log_every == 0:
                 self._write("train", self._means.read(), progress)
-                clock = self._lap("step", clock)
+                self._clock.lap("step")
+                self._clock.read()
             best = None
             if self.step % per_epoch == 0 or self.step == last:
                 best = self._end_epoch(progress)
-                clock = self._lap("evaluation", clock)
+                self._clock.lap("evaluation")
             if best is not None or self._stopping or self.step == last or self.step % save_every == 0:
                 self.save(best=bool(best))
-                clock = self._lap("checkpoint", clock)
+                self._clock.lap("checkpoint")
             if self._stopping:
                 raise InterruptedRunError(self.step, self.folder / names.LAST)
         if self._saved != self.step:
             self.save()
         if self.processes.writes and not self.recipe.selects:
             copy_atomically(self.folder / names.LAST, self.folder / names.BEST)
-
-    def _lap(self, stage: str, since: float) -> float:
-        now = time.perf_counter()
-        self.summary.seconds[stage] += now - since
-        return now
 
     def _one_step(self, images: Tensor, labels: Tensor, indices: Tensor, stop: StopRequest) -> None:
         """Take one optimizer step, and find out whether all processes agree to stop after it."""
@@ -172,15 +167,18 @@ class Trainer:
         batch = Batch(self.precision.images(images), labels.to(device, non_blocking=True), places)
         before = self.generator.get_state()
         self.optimizer.zero_grad(set_to_none=True)
-        with self.precision.autocast():
+        self.method.step = self.step
+        with self.precision.autocast(), self._clock.measure("forward"):
             output = self.method.training_step(batch, self.generator, self.context)
         step = self.step + 1
         if device.type == "cpu" and not is_finite(output.loss.item()):
             # Nothing has to wait on the CPU, so the weights need not take the bad step either.
             self._refuse(Seen(step, output.loss.item(), False, (batch.images, batch.labels, places), before))
-        output.loss.backward()  # type: ignore[no-untyped-call]
-        asked = self._gather_gradients(stop)
-        self.optimizer.step()
+        with self._clock.measure("backward"):
+            output.loss.backward()  # type: ignore[no-untyped-call]
+            asked = self._gather_gradients(stop)
+        with self._clock.measure("update"):
+            self.optimizer.step()
         self.summary.steps = step
         self._means.add({"loss": output.loss, **output.log})
         self._epoch_mean.add({"loss": output.loss} | {k: v for k, v in output.log.items() if k in EPOCH_TERMS})
@@ -203,10 +201,8 @@ class Trainer:
 
     def _refuse(self, seen: Seen) -> None:
         path = self.folder / names.NAN_BATCH
-        images, labels, indices = (self.context.gather(part).cpu() for part in seen.batch)
+        content = seen.content(self.context)
         if self.processes.writes:
-            content = {"step": seen.step, "loss": seen.loss, "images": images, "labels": labels, "indices": indices}
-            content["generator"] = seen.random
             write_atomically(path, lambda file: torch.save(content, file))
         raise NonFiniteLossError(seen.step, seen.loss, path)
 
@@ -247,23 +243,11 @@ class Trainer:
                 self.method.train()
                 self._write(judged, found, progress)
                 self._write("seen", seen, progress)
-                best = self._is_best(found, epoch)
+                # Before all of the method is at work there is nothing of it to choose.
+                best = self.recipe.selects and epoch > self.recipe.phases_before and self.summary.improves(found, epoch)
             self.processes.barrier()
         progress.epoch(self.step, means, found, judged)
         return best
-
-    def _is_best(self, found: dict[str, float], epoch: int) -> bool:
-        best = self.summary.best
-        name = next(name for name in SELECTING if name in found)
-        # Before all of the method is at work there is nothing of it to choose.
-        if (
-            not self.recipe.selects
-            or epoch <= self.recipe.phases_before
-            or (best is not None and found[name] <= best[name])
-        ):
-            return False
-        self.summary.best = {name: found[name], "epoch": epoch}
-        return True
 
     def save(self, *, best: bool = False) -> None:
         """Write (``best.pt`` and) ``last.pt``, after every step so far is known to have had a finite loss."""
@@ -273,6 +257,7 @@ class Trainer:
         self.method.settle(self.context)
         if self.log is None:
             return
+        self._clock.read()
         last, state = self.folder / names.LAST, self._state(self.log.sync())
         if best:
             # First: once last.pt holds this score, a resumed run would never choose these weights again.
@@ -313,6 +298,7 @@ class Trainer:
         metrics = state["metrics"]
         self._means.restore(metrics["means"])
         self._epoch_mean.restore(metrics["epoch_mean"])
-        self.summary = TrainingSummary(state["step"], metrics["seconds"], state["best"], metrics["epochs"])
+        self.summary.steps, self.summary.best, self.summary.epochs = state["step"], state["best"], metrics["epochs"]
+        self.summary.take_time(metrics["seconds"])
         self._saved = self.step
         return int(metrics["position"])

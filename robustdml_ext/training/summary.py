@@ -5,9 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from robustdml_ext.training.stopwatch import PARTS
+
+STEP = (*PARTS, "other")
+
+STAGES = ("data", *STEP, "evaluation", "checkpoint")
+"""In the order in which a step meets them."""
+
+SELECTING = ("accuracy_similarity", "recall@1")
+"""What weights are chosen by: the first of these figures that an evaluation gives."""
+
 
 def _no_time() -> dict[str, float]:
-    return {"data": 0.0, "step": 0.0, "evaluation": 0.0, "checkpoint": 0.0}
+    return dict.fromkeys(STAGES, 0.0)
 
 
 @dataclass
@@ -16,7 +26,8 @@ class TrainingSummary:
 
     Attributes:
         steps: optimizer steps.
-        seconds: wall time by stage: data (waiting for images), step, evaluation, checkpoint.
+        seconds: by stage: data (waiting for images); of the steps attack, forward, backward, update (the optimizer) and
+            other; evaluation, checkpoint.
         best: the best Recall@1 (or accuracy) of what ``select_on`` names, and its epoch; None where the last weights
             count.
         epochs: mean loss of each epoch; of the last one so far as it went, where the run ended within it.
@@ -27,11 +38,24 @@ class TrainingSummary:
     best: dict[str, float] | None = None
     epochs: list[float] = field(default_factory=list)
 
+    def improves(self, found: dict[str, float], epoch: int) -> bool:
+        """Whether an evaluation's figures are the best so far; if so, they are kept as such."""
+        name = next(name for name in SELECTING if name in found)
+        if self.best is not None and found[name] <= self.best[name]:
+            return False
+        self.best = {name: found[name], "epoch": epoch}
+        return True
+
+    def take_time(self, seconds: dict[str, float]) -> None:
+        """Go on with the seconds of a checkpoint; of one that knows steps as a whole, as "other"."""
+        for stage, passed in seconds.items():
+            self.seconds[stage if stage in STAGES else "other"] += passed
+
     def timing(self) -> dict[str, Any]:
         """Return steps, seconds by stage, and steps per second (waiting for images included)."""
-        training = self.seconds["data"] + self.seconds["step"]
+        training = sum(self.seconds[stage] for stage in ("data", *STEP))
         return {
             "steps": self.steps,
-            "seconds": dict(self.seconds),
+            "seconds": {stage: self.seconds[stage] for stage in STAGES},
             "steps_per_second": self.steps / training if training else None,
         }

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from robustdml_ext.methods import Context
+
 
 @dataclass
 class Seen:
@@ -23,6 +25,14 @@ class Seen:
     stop: bool
     batch: tuple[Tensor, ...]
     random: Tensor
+
+    def content(self, context: Context) -> dict[str, Any]:
+        """What is saved of a step whose loss cannot be trained on: the batch of all processes, and its draws."""
+        images, labels, indices = (context.gather(part).cpu() for part in self.batch)
+        return {
+            "step": self.step, "loss": self.loss, "images": images, "labels": labels, "indices": indices,
+            "generator": self.random,
+        }  # fmt: skip
 
 
 class LossWatch:
