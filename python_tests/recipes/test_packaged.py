@@ -17,20 +17,23 @@ def test_a_recipe_of_mdprop_loads_and_carries_the_papers_setup(name: str) -> Non
     recipe = resolve(recipe_file=file)
     assert file.title and file.published is not None
     assert "ImageNet's normalization" in file.published.note
-    clean_only = "table 9" in file.published.source
+    source = file.published.source
+    clean_only = any(part in source for part in ("table 9", "table 10", "ResNet18", "ResNet152"))
+    assert bool(file.published.adversarial) != clean_only
+    # One of table 10 is no recall of four images, as it is below another row's of one.
+    broken = source.endswith("table 10, row AP'")
     for figures in (file.published.clean, *([] if clean_only else [file.published.adversarial])):
-        assert set(figures) == {"recall@1", "recall@4", "nmi", "pi_ratio"}
-        assert all(20 < figures[metric] < 100 for metric in ("recall@1", "recall@4", "nmi"))
+        assert set(figures) == {"recall@1", "recall@4", "nmi", "pi_ratio"} - ({"recall@4"} if broken else set())
+        assert all(20 < figures[metric] < 100 for metric in figures if metric != "pi_ratio")
         assert 0.3 < figures["pi_ratio"] < 2
-        assert figures["recall@1"] < figures["recall@4"]
+        assert broken or figures["recall@1"] < figures["recall@4"]
     # Appendix C.
     assert (recipe.batch_size, recipe.learning_rate, recipe.weight_decay) == (112, 1e-5, 4e-4)
-    assert (recipe.arch, recipe.embedding_dim, recipe.image_size, recipe.weights) == (
-        "resnet50",
-        128,
-        224,
-        "imagenet",
-    )
+    arch = next((arch for arch in ("resnet18", "resnet152") if arch in name), "resnet50")
+    dimensions = 512 if "table 10" in source else 128
+    assert (recipe.arch, recipe.embedding_dim, recipe.image_size, recipe.weights) == (arch, dimensions, 224, "imagenet")
+    assert recipe.s2sd == ("s2sd" in name)
+    assert recipe.head_dims == (512, 1024, 1536, 2048) or not recipe.s2sd
     assert recipe.epochs == (100 if recipe.dataset == "sop" else 150)
     assert recipe.attack_steps == 1 and recipe.epsilon == 0.01 and recipe.eval_steps == 20
     # Frozen norms in the baselines only.
@@ -47,8 +50,10 @@ def test_a_published_row_is_as_printed() -> None:
 
 def test_every_paper_has_its_recipes() -> None:
     assert {name.split("/")[0] for name in packaged_recipes()} == {"mdprop", "eat", "ecaml", "daml", "prototypes"}
-    # Tables 1, 2, 4 with six methods each (table 1 for two data sets), two more rows of table 3, and the figures.
-    assert len(_names("mdprop")) == 28 and len(_names("eat")) == 4 * 6 + 2 + 6 + 1
+    # MDProp: five methods by two losses on two data sets, two rows of table 9 on each, four on SOP; five with three
+    # networks in table 2; seven of table 10. EAT: tables 1, 2, 4 with six methods each (table 1 for two data sets), two
+    # more rows of table 3, and the figures.
+    assert len(_names("mdprop")) == 5 * 4 + 2 * 2 + 4 + 5 * 3 + 7 and len(_names("eat")) == 4 * 6 + 2 + 6 + 1
     # Six methods on four data sets, angular on three, dropout at three ratios; ten rows of each of three tables.
     assert len(_names("ecaml")) == 4 * 6 + 3 + 3 and len(_names("daml")) == 3 * 10
 
