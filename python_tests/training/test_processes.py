@@ -113,9 +113,15 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         "norms": {**common, "method": "mdprop", "targets": [1, 5], "random_start": 0.01},
         # A loss with parameters of its own.
         "centers": {**common, "method": "standard", "loss": "arcface"},
+        # Heads beside the embedding's, whose gradient every process has whole; features that teach from a step on. As
+        # γ = 50 multiplies the gradient, and its rounding, which the sign of an attack would make visible: no attack.
+        "distilled": {
+            **common, "method": "standard", "s2sd": True, "s2sd_dims": [24, 32], "s2sd_feature_delay": 9,
+            "learning_rate": 0.002,
+        },
         # Prototypes that follow the whole batch, and S's dropout.
         "prototypes": {**common, "method": "prototypes"},
-    }
+    }  # fmt: skip
     for name, (one, two) in _trained_alone_and_by_two(tmp_path, jobs).items():
         assert one.checkpoint["step"] == two.checkpoint["step"] == 22
         torch.testing.assert_close(two.checkpoint["method"], one.checkpoint["method"], rtol=1e-5, atol=1e-5)
