@@ -52,7 +52,7 @@ examples:
       what an option does, over seeds, in one table; the same command goes on after it was stopped
   {program} evaluate runs/sop --corruptions all
       everything that may befall a trained model, in one table with one score
-  torchrun --nproc-per-node 2 -m robustdml_ext.run mdprop --recipe mdprop/sop-mdprop-1-5 --root DIR
+  torchrun --nproc-per-node 2 -m robustdml_ext.run mdprop --recipe mdprop/table3-sop-mdprop-1-5 --root DIR
       a published row, on two processes
 
 `{program} COMMAND --help` describes every option of a command.

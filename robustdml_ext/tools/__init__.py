@@ -29,7 +29,7 @@ class List:
 class Show:
     """A recipe, whole, and the figures published for it.
 
-    Example: python -m robustdml_ext.run show mdprop/sop-mdprop-1-5
+    Example: python -m robustdml_ext.run show mdprop/table3-sop-mdprop-1-5
     """
 
     recipe: Annotated[
