@@ -52,9 +52,8 @@ def read_recipe_file(name: str | Path) -> RecipeFile:
     """
     path = packaged_recipes().get(str(name), Path(name))
     if not path.is_file():
-        raise RecipeError(
-            f"no recipe {str(name)!r}: neither a file nor a packaged recipe, which `list` names{did_you_mean(str(name))}"
-        )
+        hint = did_you_mean(str(name))
+        raise RecipeError(f"no recipe {str(name)!r}: neither a file nor a packaged recipe, which `list` names{hint}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
