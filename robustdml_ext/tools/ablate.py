@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +17,8 @@ from rich.console import Console
 
 from robustdml_ext.recipes import METHODS, Recipe, RecipeError, make_recipe
 from robustdml_ext.recipes.commandline import Request, parse_run
-from robustdml_ext.tools import ABLATION_TABLE
-
-Train = Callable[[Request], int]
+from robustdml_ext.tools.terminal import console as make_console
+from robustdml_ext.tools.tool import ABLATION_TABLE, Train
 
 _OWN = ("--vary", "--values", "--seeds", "--out", "--figure")
 # Of the ablation itself, or of each run by its value and seed.
@@ -78,6 +77,15 @@ class _Planned:
     @property
     def folder(self) -> Path:
         return Path(self.request.recipe.out_folder)
+
+
+def command(words: Sequence[str], prog: str, train: Train) -> int:
+    """Run an ablation, see `ablate_command`.
+
+    Returns:
+        The exit code.
+    """
+    return ablate_command(words, prog, make_console(), train)
 
 
 def ablate_command(words: Sequence[str], prog: str, console: Console, train: Train) -> int:
