@@ -100,11 +100,13 @@ class Section:
     Attributes:
         heading: what the images are.
         columns: metric, heading, whether in percent.
+        names: of the rows of groups that the figures are from.
         cells: for each row a cell for each column.
     """
 
     heading: str
     columns: list[tuple[str, str, bool]]
+    names: list[str]
     cells: list[list[Cell]] = field(default_factory=list)
 
 
@@ -133,7 +135,8 @@ def sections(rows: Sequence[PaperRow]) -> list[Section]:
     found = []
     for name in sorted(names, key=lambda name: name != CLEAN):
         columns = clean if name == CLEAN else _columns(rows, kinds, name, clean)
-        section = Section(_heading(name, kinds), columns)
+        ours = dict.fromkeys(kind.ours for of_row in kinds if (kind := of_row.get(name)) and kind.ours)
+        section = Section(_heading(name, list(ours)), columns, list(ours))
         for row, of_row in zip(rows, kinds, strict=True):
             section.cells.append([_cell(row, of_row.get(name), column) for column in columns])
         if any(cell.our_text or cell.printed_text for cells in section.cells for cell in cells):
@@ -173,12 +176,10 @@ def _same_attack(printed: str, attacked: Mapping[str, Mapping[str, Any]]) -> str
     return None
 
 
-def _heading(name: str, kinds: Sequence[Mapping[str, _Kind]]) -> str:
-    ours = {of_row[name].ours for of_row in kinds if name in of_row} - {None}
+def _heading(name: str, ours: Sequence[str]) -> str:
     if name == CLEAN or len(ours) != 1 or name in ours:
         return name
-    label = next(iter(ours))
-    return str(label) if name == ATTACKED else f"{name}: {label}"
+    return ours[0] if name == ATTACKED else f"{name}: {ours[0]}"
 
 
 def _columns(

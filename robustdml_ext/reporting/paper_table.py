@@ -10,7 +10,7 @@ from rich.console import Group as Lines
 from rich.markup import escape
 from rich.table import Table
 
-from robustdml_ext.reporting.labels import CLEAN, SEEN, inputs_label
+from robustdml_ext.reporting.labels import CLEAN, inputs_label
 from robustdml_ext.reporting.paper_figures import BETTER, WORSE, PaperRow, Section, sections
 
 _READ = (
@@ -20,11 +20,12 @@ _READ = (
 _MOST_COLUMNS = 6
 
 
-def paper_table(rows: Sequence[PaperRow]) -> Lines:
+def paper_table(rows: Sequence[PaperRow], notes: Sequence[str] = ()) -> Lines:
     """Return the table for the screen, one for clean images and one for each attack: ours, and below it published.
 
     Args:
         rows: of the table, in order.
+        notes: to stand below it, beside its own.
     """
     common, titles = _short_titles(rows)
     parts: list[Any] = [escape(common)] if common else []
@@ -41,14 +42,15 @@ def paper_table(rows: Sequence[PaperRow]) -> Lines:
         parts.append(table)
     if not parts:
         parts.append("no run has finished, and no figures are published for these recipes")
-    return Lines(*parts, *(f"[dim]{escape(line)}[/dim]" for line in ["below ours: published", *_notes(rows)]))
+    return Lines(*parts, *(f"[dim]{escape(line)}[/dim]" for line in ["below ours: published", *_notes(rows, notes)]))
 
 
-def paper_markdown(rows: Sequence[PaperRow]) -> str:
+def paper_markdown(rows: Sequence[PaperRow], notes: Sequence[str] = ()) -> str:
     """Return the table as Markdown: one row a recipe, ours and in brackets published, and below it what they are of.
 
     Args:
         rows: of the table, in order.
+        notes: to stand below it, beside its own.
     """
     common, titles = _short_titles(rows)
     found = sections(rows)
@@ -62,8 +64,8 @@ def paper_markdown(rows: Sequence[PaperRow]) -> str:
         ]
         lines.append([title + (f" ({row.remark})" if row.remark else ""), _seeds(row), *texts])
     table = "".join(f"| {' | '.join(text.replace('|', chr(92) + '|') for text in line)} |\n" for line in lines)
-    notes = "".join(f"- {line}\n" for line in _notes(rows))
-    return f"{common or 'Ours beside published figures'}\n\n{table}\nIn brackets: published.\n\n{notes}"
+    below = "".join(f"- {line}\n" for line in _notes(rows, notes))
+    return f"{common or 'Ours beside published figures'}\n\n{table}\nIn brackets: published.\n\n{below}"
 
 
 def _marked(text: str) -> str:
@@ -100,19 +102,20 @@ def _short_titles(rows: Sequence[PaperRow]) -> tuple[str, list[str]]:
     return ", ".join(parts[0][:common]) if parts else "", [", ".join(one[common:]) for one in parts]
 
 
-def _notes(rows: Sequence[PaperRow]) -> list[str]:
+def _notes(rows: Sequence[PaperRow], more: Sequence[str]) -> list[str]:
     """How to read the table: what the signs mean, how much is finished, whose figures they are, under which threats."""
     finished, asked = sum(len(row.group.seeds) for row in rows), sum(row.seeds for row in rows)
-    notes = [_READ.format(better=BETTER, worse=WORSE), f"Seeds: {finished} of {asked} runs are finished."]
+    notes = [_READ.format(better=BETTER, worse=WORSE), f"Seeds: {finished} of {asked} runs are finished.", *more]
     published = [row.published for row in rows if row.published is not None]
     notes += [f"Published: {source}." for source in dict.fromkeys(_table_of(figures) for figures in published)]
     notes += [
         f"Threat, published: {threat}." for threat in dict.fromkeys(str(figures["threat"]) for figures in published)
     ]
-    shown = {
-        _our_threat(row.group.threats[name]) for row in rows for name in row.group.rows if name not in (CLEAN, SEEN)
-    }
-    notes += [f"Threat, ours: {threat}." for threat in sorted(shown)]
+    names = dict.fromkeys(name for section in sections(rows) for name in section.names if name != CLEAN)
+    shown = dict.fromkeys(
+        _our_threat(row.group.threats[name]) for name in names for row in rows if name in row.group.threats
+    )
+    notes += [f"Threat, ours: {threat}." for threat in shown]
     notes += [f"Note: {note}." for note in dict.fromkeys(str(figures.get("note", "")) for figures in published) if note]
     return notes
 

@@ -18,6 +18,11 @@ TOOLS: dict[str, Tool] = {
         "A method with each of an option's values and several seeds, in one table that the same command goes on.",
         _GOES_ON,
     ),
+    "table": Tool(
+        "table",
+        "The recipes of a paper's table, several seeds each: the table with ours, which the same command goes on.",
+        _GOES_ON,
+    ),
     "evaluate": Tool(
         "evaluate",
         "Judge any model: clean, corrupted, and under every attack; a checkpoint, torchvision's, or your own.",

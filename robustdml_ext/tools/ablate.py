@@ -63,7 +63,7 @@ class Ablate:
     ] = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Planned(PlannedRun):
     """One run of the ablation."""
 

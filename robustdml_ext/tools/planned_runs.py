@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from robustdml_ext.recipes import Recipe, RecipeError, make_recipe
 from robustdml_ext.recipes.commandline import Request
@@ -18,13 +19,13 @@ from robustdml_ext.tools.tool import Train
 Tell = Callable[[str], None]
 
 # Options that leave a finished run's result as it is.
-_PLACE = frozenset(
+PLACE = frozenset(
     {"out", "root", "device", "workers", "threads", "save_every", "keep", "log_every", "tensorboard", "download",
      "eval_batch_size"}
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlannedRun:
     """One of several runs.
 
@@ -40,6 +41,9 @@ class PlannedRun:
     def folder(self) -> Path:
         """Where it is written."""
         return Path(self.request.recipe.out_folder)
+
+
+Run = TypeVar("Run", bound=PlannedRun)
 
 
 def part_words(words: Sequence[str], own: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -88,22 +92,21 @@ def is_finished(planned: PlannedRun) -> bool:
         ReportError: there is a result that cannot be read.
     """
     from robustdml_ext.reporting import read_result
-    from robustdml_ext.training.folder import RESULT
 
-    if not (planned.folder / RESULT).exists():
+    if not (planned.folder / "result.json").exists():
         return False
     stored, recipe = make_recipe(read_result(planned.folder)["recipe"]), planned.request.recipe
-    return all(getattr(stored, name) == getattr(recipe, name) for name in Recipe.model_fields if name not in _PLACE)
+    return all(getattr(stored, name) == getattr(recipe, name) for name in Recipe.model_fields if name not in PLACE)
 
 
 def run_in_turn(
-    plan: Sequence[PlannedRun],
+    plan: Sequence[Run],
     finished: Sequence[bool],
     train: Train,
     survives: Callable[[BaseException], bool],
     tell: Tell,
     after: Callable[[], None] | None = None,
-) -> list[PlannedRun]:
+) -> list[Run]:
     """Run what is not finished, in this process, one after the other.
 
     Args:
@@ -121,7 +124,7 @@ def run_in_turn(
     Raises:
         Exception: what ends a run and is not survived.
     """
-    failed = []
+    failed: list[Run] = []
     for number, (planned, done) in enumerate(zip(plan, finished, strict=True), 1):
         before = ", finished before" if done else ""
         tell(f"run {number} of {len(plan)}: {planned.what}{before} ({planned.folder})")
