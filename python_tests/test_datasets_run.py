@@ -129,11 +129,13 @@ def test_in_shop_is_judged_against_its_gallery(tmp_path: Path) -> None:
 
 
 ROWS = {
-    **{f"cub200-2010-mobilenetv2-{row}": layouts.write_cub200_2010 for row in
-       ("pal", "at", "mixup", "iat", "trades", "ensemble", "eat", "eat-nosplit")},
-    "cub200-2010-bninception-eat": layouts.write_cub200_2010,
-    "cars196-mobilenetv2-eat": layouts.write_cars_one_folder,
-    "inshop-mobilenetv2-eat": layouts.write_inshop,
+    **{f"table1-cub200-2010-mobilenetv2-{row}": layouts.write_cub200_2010 for row in
+       ("pal", "at", "mixup", "iat", "trades", "eat")},
+    "table3-cub200-2010-mobilenetv2-ensemble": layouts.write_cub200_2010,
+    "table3-cub200-2010-mobilenetv2-eat-nosplit": layouts.write_cub200_2010,
+    "table2-cub200-2010-bninception-eat": layouts.write_cub200_2010,
+    "table1-cars196-mobilenetv2-eat": layouts.write_cars_one_folder,
+    "table4-inshop-mobilenetv2-eat": layouts.write_inshop,
 }  # fmt: skip
 _ROW = (
     "--epochs", "1", "--arch", "small", "--weights", "none", "--image-size", "16", "--device", "cpu",
@@ -155,8 +157,8 @@ def test_a_published_row_runs_by_one_command_and_shows_both_figures(
 
 def test_a_finished_row_is_judged_again_as_in_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, out = layouts.write_cub200_2010(tmp_path / "data", 8), tmp_path / "run"
-    for recipe in ("eat", "eat-figures"):
-        words = ["eat", "--recipe", f"eat/cub200-2010-mobilenetv2-{recipe}", "--root", str(root), "--out", str(out)]
+    for place in ("table1", "figures2-4"):
+        words = ["eat", "--recipe", f"eat/{place}-cub200-2010-mobilenetv2-eat", "--root", str(root), "--out", str(out)]
         assert run.main([*words, *_ROW, "--resume"]) == 0
     result = json.loads((out / "result.json").read_text())
     assert result["timing"]["steps"] == 2, "of the first command; the second only judges"

@@ -30,11 +30,11 @@ def _voxceleb(folder: Path, recordings: int) -> Path:
 
 
 ROWS: dict[str, tuple[Callable[[Path, int], Path], int, tuple[str, ...]]] = {
-    "prototypes/pacs-sketch": (layouts.write_pacs, 8, _SMALL),
+    "prototypes/table2-pacs-sketch": (layouts.write_pacs, 8, _SMALL),
     "prototypes/cub200": (layouts.write_cub200, 8, _SMALL),
     "prototypes/cars196-no-auxiliary": (layouts.write_cars_one_folder, 8, _SMALL),
     "prototypes/miniimagenet": (layouts.write_miniimagenet_folders, 20, (*_SMALL, "--few-shot-ways", "2")),
-    "prototypes/voxceleb": (_voxceleb, 6, ("--dataset", "voxceleb", "--protocol", "dev-test", "--frames", "40")),
+    "prototypes/table3-voxceleb": (_voxceleb, 6, ("--dataset", "voxceleb", "--protocol", "dev-test", "--frames", "40")),
 }
 
 

@@ -29,12 +29,12 @@ def test_doctor_list_and_show_are_readable(capsys: pytest.CaptureFixture[str]) -
     assert "Kernel libraries" in capsys.readouterr().out
     assert run.main(["list"]) == 0
     listed = capsys.readouterr().out
-    for word in ("mdprop", "digits", "sop", "mdprop/sop-mdprop-1-5", "eat/cub200-2010-mobilenetv2-eat"):
+    for word in ("mdprop", "digits", "sop", "mdprop/table3-sop-mdprop-1-5", "eat/table1-cub200-2010-mobilenetv2-eat"):
         assert word in listed
-    assert run.main(["show", "mdprop/sop-mdprop-1-5"]) == 0
+    assert run.main(["show", "mdprop/table3-sop-mdprop-1-5"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["recipe"]["targets"] == [1, 5] and shown["published"]["clean"]["recall@1"] == 78.7
-    assert run.main(["show", "eat/inshop-mobilenetv2-eat"]) == 0
+    assert run.main(["show", "eat/table4-inshop-mobilenetv2-eat"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["recipe"]["members"] == 3 and shown["published"]["adversarial"]["recall@20"] == 72.64
 

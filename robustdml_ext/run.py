@@ -13,25 +13,15 @@ from pathlib import Path
 
 from robustdml_ext.recipes import METHODS, RecipeError
 from robustdml_ext.recipes.commandline import Request, parse_run
+from robustdml_ext.tools import TOOLS, console, run_tool
 
 # PyTorch takes seconds to import, so everything that needs it is imported by the command that needs it.
 
 PROGRAM = "python -m robustdml_ext.run"
 
-_RESUMABLE = " A run that has saved a checkpoint goes on by the same command with --resume."
+_RESUMABLE = "A run that has saved a checkpoint goes on by the same command with --resume."
 
 _SIGPIPE = 128 + 13  # what a shell reports of a program that ends as its reader does
-
-TOOLS = {
-    "ablate": "A method with each of an option's values and several seeds, in one table that the same command goes on.",
-    "evaluate": "Judge any model: clean, corrupted, and under every attack; a checkpoint, torchvision's, or your own.",
-    "enroll": "Add classes to a trained model of prototypes from a few examples, without training.",
-    "list": "Methods, data sets and packaged recipes.",
-    "show": "A recipe, whole, and the figures published for it.",
-    "compare": "Finished runs side by side: mean and deviation over seeds, as a table and a figure.",
-    "curves": "Curves over training, of finished or running runs: mean and deviation over seeds.",
-    "doctor": "Versions, kernel libraries, GPU and data sets: what is live, and why the rest is not.",
-}
 
 _OVERVIEW = """usage: {program} COMMAND [OPTIONS]
 
@@ -52,7 +42,7 @@ examples:
       what an option does, over seeds, in one table; the same command goes on after it was stopped
   {program} evaluate runs/sop --corruptions all
       everything that may befall a trained model, in one table with one score
-  torchrun --nproc-per-node 2 -m robustdml_ext.run mdprop --recipe mdprop/sop-mdprop-1-5 --root DIR
+  torchrun --nproc-per-node 2 -m robustdml_ext.run mdprop --recipe mdprop/table3-sop-mdprop-1-5 --root DIR
       a published row, on two processes
 
 `{program} COMMAND --help` describes every option of a command.
@@ -88,17 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command in METHODS:
             return _train(parse_run(command, METHODS[command], options, f"{PROGRAM} {command}"))
         if command in TOOLS:
-            from robustdml_ext import tools
-
-            return tools.run(command, options, f"{PROGRAM} {command}", _train)
+            return run_tool(command, options, f"{PROGRAM} {command}", _train)
         raise UsageError(f"unknown command {command!r}; expected one of {', '.join([*METHODS, *TOOLS])}")
     except SystemExit as leaving:  # of the option parsers, after help (0) or a message (2)
         return leaving.code if isinstance(leaving.code, int) else 1
     except KeyboardInterrupt:
         what = words[0] if words else ""
-        hints = {"evaluate": " Nothing was written.", "ablate": " The same command goes on."}
-        hints |= dict.fromkeys(METHODS, _RESUMABLE)
-        _complain(f"stopped.{hints.get(what, '')}")
+        hint = _RESUMABLE if what in METHODS else TOOLS[what].stopped if what in TOOLS else ""
+        _complain(f"stopped. {hint}".rstrip())
         return 1
     except BrokenPipeError:
         # The reader (`| head`) has seen enough, which is no failure; the interpreter's own flush must not fail either.
@@ -120,8 +107,10 @@ def _discard_output() -> None:
 
 def _overview() -> str:
     width = max(len(name) for name in [*METHODS, *TOOLS])
+    summaries = {name: tool.summary for name, tool in TOOLS.items()}
     methods, tools = (
-        "\n".join(f"  {name:{width}}  {summary}" for name, summary in entries.items()) for entries in (METHODS, TOOLS)
+        "\n".join(f"  {name:{width}}  {summary}" for name, summary in entries.items())
+        for entries in (METHODS, summaries)
     )
     return _OVERVIEW.format(program=PROGRAM, methods=methods, tools=tools)
 
@@ -168,7 +157,6 @@ def _complain(message: str, process: str = "") -> None:
 def _train(request: Request) -> int:
     import torch
 
-    from robustdml_ext.tools import console
     from robustdml_ext.training import (
         InterruptedRunError,
         Job,

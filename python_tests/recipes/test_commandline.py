@@ -16,7 +16,7 @@ def _parse(*words: str) -> Recipe:
 
 def test_flags_win_over_recipe_and_data_set() -> None:
     assert _parse().arch == "small"
-    recipe = _parse("--recipe", "mdprop/sop-mdprop-3", "--epochs", "2", "--root", "x")
+    recipe = _parse("--recipe", "mdprop/table3-sop-mdprop-3", "--epochs", "2", "--root", "x")
     assert (recipe.dataset, recipe.targets, recipe.epochs, recipe.root) == ("sop", (3,), 2, "x")
     assert _parse("--dataset=sop").epochs == 100
 
@@ -34,7 +34,7 @@ def test_lists_switches_and_actions() -> None:
 
 
 def test_published_figures_travel_with_the_recipe() -> None:
-    request = parse_run("mdprop", "", ["--recipe", "mdprop/sop-mdprop-3", "--root", "x"], "run")
+    request = parse_run("mdprop", "", ["--recipe", "mdprop/table3-sop-mdprop-3", "--root", "x"], "run")
     assert request.published is not None and request.published.clean["recall@1"] == 77.73
 
 

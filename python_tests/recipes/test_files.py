@@ -74,13 +74,13 @@ def test_a_broken_file_is_refused_with_the_reason(tmp_path: Path, text: str, wor
 
 
 def test_an_unknown_name_gets_those_nearest_to_it() -> None:
-    with pytest.raises(RecipeError, match=r"did you mean.*mdprop/sop-standard"):
+    with pytest.raises(RecipeError, match=r"did you mean.*mdprop/table3-sop-standard"):
         read_recipe_file("mdprop/none-such")
 
 
 def test_a_recipe_for_another_method_is_refused() -> None:
     with pytest.raises(RecipeError, match="is for mdprop, but standard"):
-        resolve("standard", {}, read_recipe_file("mdprop/sop-mdprop-3"))
+        resolve("standard", {}, read_recipe_file("mdprop/table3-sop-mdprop-3"))
 
 
 @pytest.mark.parametrize("text", ["recipe: {dataset: [sop]}", "recipe: {method: [mdprop]}"])

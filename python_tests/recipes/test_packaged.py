@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from robustdml_ext.recipes import packaged_recipes, read_recipe_file, resolve
@@ -41,11 +43,24 @@ def test_a_recipe_of_mdprop_loads_and_carries_the_papers_setup(name: str) -> Non
 
 
 def test_a_published_row_is_as_printed() -> None:
-    published = read_recipe_file("mdprop/sop-mdprop-1-5").published
+    published = read_recipe_file("mdprop/table3-sop-mdprop-1-5").published
     assert published is not None
     assert published.clean == {"recall@1": 78.70, "recall@4": 87.19, "nmi": 90.27, "pi_ratio": 0.452}
     assert published.adversarial == {"recall@1": 71.89, "recall@4": 83.00, "nmi": 88.62, "pi_ratio": 0.438}
     assert "table 3" in published.source
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_a_name_begins_with_the_table_that_the_row_is_of(name: str) -> None:
+    file = read_recipe_file(name)
+    place = re.match(r"(table\d+|figures\d+-\d+|figure\d+)-", name.partition("/")[2])
+    # Of figures, and of tables that cannot be read, the title says the place.
+    said = re.search(
+        r"(table|figures?) (\d+)(?: (?:and|to) (\d+))?", file.published.source if file.published else file.title
+    )
+    assert (place is None) == (said is None)
+    if place is not None and said is not None:
+        assert place[1] == f"{said[1]}{said[2]}" + (f"-{said[3]}" if said[3] else "")
 
 
 def test_every_paper_has_its_recipes() -> None:
@@ -69,7 +84,7 @@ def test_a_recipe_of_eat_loads_and_carries_the_papers_setup(name: str) -> None:
     assert recipe.schedule != "none" and recipe.weights == "imagenet" and recipe.random_start > 0
     assert (recipe.eval_attacks, recipe.attack_epsilons[0], recipe.eval_steps) == (("away",), 8 / 255, 10)
     assert recipe.arch == ("bn_inception" if "bninception" in name else "mobilenet_v2")
-    assert recipe.dataset in ("cub200-2010", "cars196", "inshop") and name.startswith(f"eat/{recipe.dataset}-")
+    assert recipe.dataset in ("cub200-2010", "cars196", "inshop") and f"-{recipe.dataset}-" in name
     assert (recipe.protocol == "query-only") == (recipe.dataset == "inshop")
     assert recipe.method in name.split("-") and recipe.split != ("nosplit" in name)
     if "figure" in name or "bninception" in name:
@@ -89,22 +104,22 @@ def test_a_recipe_of_eat_loads_and_carries_the_papers_setup(name: str) -> None:
     ("name", "clean", "adversarial"),
     [
         (
-            "cub200-2010-mobilenetv2-eat",
+            "table1-cub200-2010-mobilenetv2-eat",
             {"nmi": 56.91, "f1": 19.28, "recall@1": 52.78, "recall@2": 62.34, "recall@4": 71.31, "recall@8": 80.48},
             {"nmi": 38.02, "f1": 4.84, "recall@1": 24.02, "recall@2": 30.43, "recall@4": 37.56, "recall@8": 47.49},
         ),
         (
-            "cars196-mobilenetv2-pal",
+            "table1-cars196-mobilenetv2-pal",
             {"nmi": 51.02, "f1": 16.16, "recall@1": 51.40, "recall@2": 63.52, "recall@4": 74.59, "recall@8": 84.73},
             {"nmi": 27.10, "f1": 0.97, "recall@1": 5.52, "recall@2": 8.89, "recall@4": 14.22, "recall@8": 23.09},
         ),
         (
-            "cub200-2010-mobilenetv2-ensemble",
+            "table3-cub200-2010-mobilenetv2-ensemble",
             {"nmi": 58.95, "f1": 20.93, "recall@1": 53.47, "recall@8": 81.76},
             {"nmi": 34.76, "f1": 3.26, "recall@1": 17.91, "recall@8": 40.91},
         ),
         (
-            "inshop-mobilenetv2-trades",
+            "table4-inshop-mobilenetv2-trades",
             {"nmi": 87.35, "f1": 16.18, "recall@1": 63.37, "recall@10": 84.61, "recall@20": 88.37},
             {"nmi": 81.95, "f1": 2.45, "recall@1": 11.36, "recall@10": 24.38, "recall@20": 28.99},
         ),
@@ -117,8 +132,10 @@ def test_rows_of_eat_are_as_printed(name: str, clean: dict[str, float], adversar
 
 @pytest.mark.parametrize("method", ["pal", "at", "mixup", "iat", "trades", "eat"])
 def test_recipes_of_the_figures_judge_the_weights_of_their_row_otherwise(method: str) -> None:
-    row = resolve(recipe_file=read_recipe_file(f"eat/cub200-2010-mobilenetv2-{method}"))
-    figures = resolve(recipe_file=read_recipe_file(f"eat/cub200-2010-mobilenetv2-{method}-figures"))
+    row = resolve(recipe_file=read_recipe_file(f"eat/table1-cub200-2010-mobilenetv2-{method}"))
+    figures = resolve(
+        recipe_file=read_recipe_file(f"eat/figures2-{4 if method == 'eat' else 3}-cub200-2010-mobilenetv2-{method}")
+    )
     assert row.differences(figures) == [] and row.out_folder == figures.out_folder
     assert [round(epsilon * 255) for epsilon in figures.attack_epsilons] == [8, 12, 16, 20, 24, 28, 32]
     assert figures.eval_sweep_steps and figures.eval_steps not in figures.eval_sweep_steps

@@ -29,7 +29,7 @@ def _row(lines: list[str], start: str) -> str:
 
 
 def test_a_run_shows_every_recall_and_the_published_row_in_120_columns() -> None:
-    result = {**made_up("eat"), "published": _published("cub200-2010-mobilenetv2-eat")}
+    result = {**made_up("eat"), "published": _published("table1-cub200-2010-mobilenetv2-eat")}
     lines = shown(result_table(result))
     assert all(heading in _heading(lines) for heading in HEADINGS) and max(map(len, lines)) <= 120
     clean, attacked = _row(lines, "published, clean"), _row(lines, "published, adversarial")
@@ -51,7 +51,7 @@ def test_recalls_are_in_order_of_k() -> None:
     result = made_up("at")
     for entry in result["results"]:
         entry["metrics"] = {"recall@20": 0.9, "recall@1": 0.5, "recall@2": 0.6, "recall@10": 0.8, "nmi": 0.4, "f1": 0.2}
-    result["published"] = _published("inshop-mobilenetv2-at")
+    result["published"] = _published("table4-inshop-mobilenetv2-at")
     lines = shown(result_table(result))
     heading = _heading(lines)
     places = [heading.index(name) for name in ("R@1 %", "R@2 %", "R@10 %", "R@20 %", "NMI %")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustdml_ext.data.catalog import NAMES, Probe, check_classes, is_sound, load, probe, protocols
+from robustdml_ext.data.catalog import NAMES, Probe, check_classes, is_sound, load, look_for, probe, protocols
 from robustdml_ext.data.errors import BrokenImageError, DataError
 from robustdml_ext.data.loader import EpochLoader, EvaluationBatches, augmentation_keys, evaluation_batches
 from robustdml_ext.data.options import SoundOptions
@@ -30,6 +30,7 @@ __all__ = [
     "hold_out",
     "is_sound",
     "load",
+    "look_for",
     "probe",
     "protocols",
 ]

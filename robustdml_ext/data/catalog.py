@@ -275,10 +275,15 @@ class Probe:
 
 def probe(root: str | Path | None = None) -> list[Probe]:
     """Which of the named data sets are found under `root`, and why not; opens no image and never raises."""
-    return [_probe(name, None if root is None else Path(root).expanduser()) for name in SETS]
+    return [look_for(name, root) for name in SETS]
 
 
-def _probe(name: str, root: Path | None) -> Probe:
+def look_for(name: str, root: str | Path | None = None) -> Probe:
+    """Whether the data set `name` is found under `root`, and why not; opens no image.
+
+    Raises: ValueError for a name that is unknown.
+    """
+    root = None if root is None else Path(root).expanduser()
     try:
         reader = data_set(name)
         if root is None and SETS[name].needs_root:

@@ -12,6 +12,7 @@ from robustdml_ext.recipes.files import (
     write_recipe_file,
 )
 from robustdml_ext.recipes.names import CLEAN, METHODS
+from robustdml_ext.recipes.patterns import find_recipes, place_in_paper
 from robustdml_ext.recipes.schema import NEUTRAL_FIELDS, Published, Recipe, RecipeError, make_recipe
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "RecipeError",
     "RecipeFile",
     "defaults_for",
+    "find_recipes",
     "make_recipe",
     "packaged_recipes",
+    "place_in_paper",
     "read_recipe_file",
     "resolve",
     "write_recipe_file",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,18 @@ class RecipeFile:
 
 
 def packaged_recipes() -> dict[str, Path]:
-    """Return the recipes that come with the package: ``{"mdprop/sop-mdprop-1-5": path, ...}``."""
+    """Return the recipes that come with the package: ``{"mdprop/table3-sop-mdprop-1-5": path, ...}``."""
     found = {path.relative_to(PACKAGED).with_suffix("").as_posix(): path for path in PACKAGED.glob("*/*.yaml")}
     return dict(sorted(found.items()))
+
+
+def did_you_mean(name: str) -> str:
+    """Return "; did you mean …?" with the packaged recipes nearest to a name, with or without its table; or nothing."""
+    known = {}
+    for recipe in packaged_recipes():
+        known[recipe] = known[re.sub(r"/(?:table|figures?)[\d-]+-", "/", recipe)] = recipe
+    close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    return f"; did you mean {', '.join(dict.fromkeys(known[found] for found in close))}?" if close else ""
 
 
 def read_recipe_file(name: str | Path) -> RecipeFile:
@@ -42,8 +52,7 @@ def read_recipe_file(name: str | Path) -> RecipeFile:
     """
     path = packaged_recipes().get(str(name), Path(name))
     if not path.is_file():
-        close = difflib.get_close_matches(str(name), packaged_recipes(), n=5, cutoff=0.5)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        hint = did_you_mean(str(name))
         raise RecipeError(f"no recipe {str(name)!r}: neither a file nor a packaged recipe, which `list` names{hint}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from robustdml_ext.reporting.ablation import ablation_markdown, ablation_table, draw_ablation
 from robustdml_ext.reporting.figures import draw_comparison
 from robustdml_ext.reporting.labels import method_label
+from robustdml_ext.reporting.paper_figures import PaperRow
+from robustdml_ext.reporting.paper_table import paper_markdown, paper_table
 from robustdml_ext.reporting.result_tables import result_table, task_tables
 from robustdml_ext.reporting.results import Group, ReportError, group_results, read_result
 from robustdml_ext.reporting.screen import doctor_report
@@ -14,6 +16,7 @@ from robustdml_ext.reporting.training_figure import draw_curves
 
 __all__ = [
     "Group",
+    "PaperRow",
     "ReportError",
     "ablation_markdown",
     "ablation_table",
@@ -28,6 +31,8 @@ __all__ = [
     "group_curves",
     "group_results",
     "method_label",
+    "paper_markdown",
+    "paper_table",
     "read_curves",
     "read_result",
     "result_table",

@@ -8,27 +8,23 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
-from robustdml_ext.recipes import METHODS, Recipe, RecipeError, make_recipe
-from robustdml_ext.recipes.commandline import Request, parse_run
-from robustdml_ext.tools import ABLATION_TABLE
-
-Train = Callable[[Request], int]
+from robustdml_ext.recipes import METHODS, Recipe, RecipeError
+from robustdml_ext.recipes.commandline import parse_run
+from robustdml_ext.tools.planned_runs import PlannedRun, is_finished, part_words, refuse_flags, run_in_turn, tell_as
+from robustdml_ext.tools.terminal import console as make_console
+from robustdml_ext.tools.tool import ABLATION_TABLE, Train
 
 _OWN = ("--vary", "--values", "--seeds", "--out", "--figure")
 # Of the ablation itself, or of each run by its value and seed.
 _RESERVED = {"seed": "--seeds says which", "out": "every run has a folder of its own under --out"}
-# Options that leave a finished run's result as it is.
-_PLACE = frozenset(
-    {"out", "root", "device", "workers", "threads", "save_every", "keep", "log_every", "tensorboard", "download",
-     "eval_batch_size"}
-)  # fmt: skip
+_tell = tell_as("ablate")
 _YES, _NO = ("true", "yes", "on"), ("false", "no", "off")
 
 
@@ -67,17 +63,20 @@ class Ablate:
     ] = None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Planned:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Planned(PlannedRun):
     """One run of the ablation."""
 
     value: str
-    seed: int
-    request: Request
 
-    @property
-    def folder(self) -> Path:
-        return Path(self.request.recipe.out_folder)
+
+def command(words: Sequence[str], prog: str, train: Train) -> int:
+    """Run an ablation, see `ablate_command`.
+
+    Returns:
+        The exit code.
+    """
+    return ablate_command(words, prog, make_console(), train)
 
 
 def ablate_command(words: Sequence[str], prog: str, console: Console, train: Train) -> int:
@@ -99,50 +98,17 @@ def ablate_command(words: Sequence[str], prog: str, console: Console, train: Tra
     """
     from robustdml_ext.training import NonFiniteLossError
 
-    own, others = _part(words)
+    own, others = part_words(words, _OWN)
     asked = tyro.cli(Ablate, args=own, prog=prog)
     option = _option(asked, others)
     plan = _plan(asked, option, others, f"{prog.removesuffix(' ablate')} {asked.method}")
-    root = plan[0].folder.parent
-    # Settled before the first run begins, so that several processes agree.
-    finished = [_is_finished(planned) for planned in plan]
-    diverged = []
-    for number, (planned, done) in enumerate(zip(plan, finished, strict=True), 1):
-        what = f"{option} {planned.value}, seed {planned.seed}"
-        _tell(f"run {number} of {len(plan)}: {what}{', finished before' if done else ''} ({planned.folder})")
-        if done:
-            continue
-        try:
-            train(planned.request)
-        except Exception as error:
-            if not isinstance(error.__cause__ or error, NonFiniteLossError):
-                raise
-            _tell(str(error))
-            diverged.append(what)
+    finished = [is_finished(planned) for planned in plan]
+    diverged = run_in_turn(plan, finished, train, lambda error: isinstance(error, NonFiniteLossError), _tell)
     if os.environ.get("RANK", "0") == "0":
-        _report(asked, option, plan, root, console)
+        _report(asked, option, plan, plan[0].folder.parent, console)
     if diverged:
-        _tell(f"the loss diverged with {'; '.join(diverged)}")
+        _tell(f"the loss diverged with {'; '.join(planned.what for planned in diverged)}")
     return 1 if diverged else 0
-
-
-def _tell(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"ablate: {text}", file=sys.stderr, flush=True)
-
-
-def _part(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The ablation's own words, and the method's."""
-    if {"-h", "--help"} & set(words):
-        return ["--help"], []
-    own: list[str] = []
-    others: list[str] = []
-    into = own
-    for word in words:
-        if word.startswith("--"):
-            into = own if word.split("=")[0].replace("_", "-") in _OWN else others
-        into.append(word)
-    return own, others
 
 
 def _option(asked: Ablate, others: Sequence[str]) -> str:
@@ -157,15 +123,13 @@ def _option(asked: Ablate, others: Sequence[str]) -> str:
         close = difflib.get_close_matches(option, known, n=3, cutoff=0.5)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise RecipeError(f"{option} is not an option that could be varied{hint}")
-    flags = {word.split("=")[0].removeprefix("--").replace("_", "-") for word in others if word.startswith("--")}
-    for flag, why in (
-        (option, "it is what is varied"),
-        (f"no-{option}", "it is what is varied"),
-        ("seed", "--seeds says which"),
-        ("overwrite", "finished runs are kept; remove them, or name another folder by --out"),
-    ):
-        if flag in flags:
-            raise RecipeError(f"--{flag} cannot be given to an ablation: {why}")
+    refused = {
+        option: "it is what is varied",
+        f"no-{option}": "it is what is varied",
+        "seed": "--seeds says which",
+        "overwrite": "finished runs are kept; remove them, or name another folder by --out",
+    }
+    refuse_flags(others, refused, "an ablation")
     for what, values in (("values", asked.values), ("seeds", asked.seeds)):
         if not values or len(set(values)) < len(values):
             raise RecipeError(f"{what} must be at least one, each given once; got {list(values)}")
@@ -185,7 +149,8 @@ def _plan(asked: Ablate, option: str, others: Sequence[str], prog: str) -> list[
             name = f"{option}-{re.sub(r'[^A-Za-z0-9.,+-]', '_', value)}-seed{seed}"
             words += ["--out", str(Path(root) / name)]
             request = parse_run(asked.method, "", words, prog)
-            plan.append(_Planned(value, seed, dataclasses.replace(request, resume=True)))
+            what = f"{option} {value}, seed {seed}"
+            plan.append(_Planned(what, dataclasses.replace(request, resume=True), value))
         found = repr(getattr(plan[-1].request.recipe, option.replace("-", "_")))
         other = seen.setdefault(found, value)
         if other != value:
@@ -211,25 +176,12 @@ def _words(option: str, value: str) -> list[str]:
     return [f"--{option}", *(filter(None, value.split(",")) if several else [value])]
 
 
-def _is_finished(planned: _Planned) -> bool:
-    """Whether the run's result is there, and is what would come of it again."""
-    from robustdml_ext.reporting import read_result
-    from robustdml_ext.training.folder import RESULT
-
-    if not (planned.folder / RESULT).exists():
-        return False
-    stored, recipe = make_recipe(read_result(planned.folder)["recipe"]), planned.request.recipe
-    return all(
-        getattr(stored, name) == getattr(recipe, name) for name in Recipe.model_fields if name not in _PLACE
-    )  # fmt: skip
-
-
 def _report(asked: Ablate, option: str, plan: Sequence[_Planned], root: Path, console: Console) -> None:
     from robustdml_ext import reporting
 
     groups = {value: reporting.Group(value, {}) for value in asked.values}
     for planned in plan:
-        if _is_finished(planned):
+        if is_finished(planned):
             groups[planned.value].add(reporting.read_result(planned.folder))
     found = list(groups.values())
     recipe = plan[0].request.recipe

@@ -15,7 +15,7 @@ from robustdml_ext.training.checkpoint import load_checkpoint, write_classifier
 from robustdml_ext.training.folder import CLASSIFIER
 
 if TYPE_CHECKING:
-    from robustdml_ext.tools import Enroll
+    from robustdml_ext.tools.enroll_options import Enroll
 
 _MOST_NAMES = 10
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
@@ -26,10 +27,23 @@ from robustdml_ext.recipes import Recipe
 from robustdml_ext.tools.evaluate_options import Evaluate, ImageOptions, JudgmentOptions, Words
 from robustdml_ext.tools.models import FoundModel, find_model, together
 from robustdml_ext.tools.tasks import check_tasks, judge_tasks, task_lines, task_protocol
+from robustdml_ext.tools.terminal import console as make_console
+from robustdml_ext.tools.tool import Train
 from robustdml_ext.training import RunRefusedError, describe_environment
 from robustdml_ext.training.checkpoint import write_atomically
 
 RESULT = "result.json"
+
+
+def command(words: Sequence[str], prog: str, train: Train) -> int:
+    """Judge a model, see `evaluate_command`.
+
+    Returns:
+        The exit code.
+    """
+    return evaluate_command(
+        tyro.cli(Evaluate, args=list(words), prog=prog, config=(tyro.conf.OmitArgPrefixes,)), make_console()
+    )
 
 
 def evaluate_command(asked: Evaluate, console: Console) -> int:
