@@ -53,7 +53,7 @@ def test_a_published_row_is_as_printed() -> None:
 @pytest.mark.parametrize("name", packaged_recipes())
 def test_a_name_begins_with_the_table_that_the_row_is_of(name: str) -> None:
     file = read_recipe_file(name)
-    place = re.match(r"(table\d+|figures\d+-\d+|figure\d+)-", name.partition("/")[2])
+    place = re.match(r"(?:appendix-)?(table\d+|figures\d+-\d+|figure\d+)-", name.partition("/")[2])
     # Of figures, and of tables that cannot be read, the title says the place.
     said = re.search(
         r"(table|figures?) (\d+)(?: (?:and|to) (\d+))?", file.published.source if file.published else file.title

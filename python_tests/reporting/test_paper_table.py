@@ -177,7 +177,7 @@ def test_without_published_figures_everything_judged_is_shown() -> None:
 
 
 def test_a_row_of_clean_figures_shows_the_same_ones_attacked() -> None:
-    name = "mdprop/table9-cub200-multisimilarity-mdprop-1-3-5"
+    name = "mdprop/appendix-table9-cub200-multisimilarity-mdprop-1-3-5"
     found = sections([row(name, [[(None, metrics(0.5)), (STAX, metrics(0.3)), (MTAX, metrics(0.2))]])])
     assert [section.heading for section in found] == ["clean", "STAX PGD-20, ε = 0.01"]
     assert [column[0] for column in found[1].columns] == ["recall@1", "recall@4", "nmi", "pi_ratio"]

@@ -13,7 +13,7 @@ from robustdml_ext.recipes.files import packaged_recipes
 from robustdml_ext.recipes.schema import RecipeError
 
 _ENDINGS = (".yaml", ".yml")
-_PLACE = re.compile(r"(?:table|figures?)\d+(?:-\d)?(?=-)")
+_PLACE = re.compile(r"(?:appendix-)?(?:table|figures?)\d+(?:-\d)?(?=-)")
 
 
 def find_recipes(patterns: Sequence[str]) -> list[str]:
@@ -76,7 +76,8 @@ def _matches(pattern: str, recipe: str, path: Path) -> bool:
         return True
     paper, _, rest = recipe.partition("/")
     own = _PLACE.match(rest)
-    if own is None or not pattern.startswith(f"{paper}/"):
+    # The appendix's rows have names that table1* does not match, though they are of tables 9 and 10.
+    if own is None or own[0].startswith("appendix") or not pattern.startswith(f"{paper}/"):
         return False
     return any(fnmatchcase(f"{paper}/{table}{rest[own.end() :]}", pattern) for table in _tables(path))
 
