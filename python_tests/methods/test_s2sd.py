@@ -222,6 +222,10 @@ def test_dimensions_are_the_published_multiples() -> None:
     recipe = resolve("mdprop", {"dataset": "cub200", "s2sd": True})
     numbers = (recipe.s2sd_weight, recipe.s2sd_feature_weight, recipe.s2sd_temperature, recipe.s2sd_feature_delay)
     assert numbers == (50, 50, 1, 1000)
+    scratch = resolve("mdprop", {"dataset": "cub200", "s2sd": True, "arch": "small"})
+    assert (scratch.s2sd_weight, scratch.s2sd_feature_weight, scratch.weights) == (1, 1, "none")
+    asked = resolve("mdprop", {"s2sd": True, "s2sd_weight": 7.0})
+    assert (asked.s2sd_weight, asked.s2sd_feature_weight) == (7, 1)
 
 
 def test_errors_name_the_argument() -> None:

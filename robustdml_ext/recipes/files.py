@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from robustdml_ext.recipes.defaults import defaults_for
+from robustdml_ext.recipes.defaults import FROM_SCRATCH, defaults_for
 from robustdml_ext.recipes.names import METHODS, is_untrained
 from robustdml_ext.recipes.schema import Published, Recipe, RecipeError, explain, make_recipe
 
@@ -103,5 +103,5 @@ def resolve(
     loss = explicit.get("loss", from_file.get("loss"))
     defaults = dict(defaults_for(chosen, dataset, protocol, loss))
     if is_untrained(str({**defaults, **from_file, **explicit}.get("arch"))):
-        defaults["weights"] = "none"
+        defaults |= FROM_SCRATCH
     return make_recipe({**defaults, **from_file, **explicit, "method": chosen})

@@ -82,7 +82,12 @@ class RegularizerOptions(OptionGroup):
         "S2SD: dimensions of the auxiliary heads. None given: 4, 8, 12 and 16 times those of the embedding; with 128 "
         "these are the published 512, 1024, 1536 and 2048.",
     )
-    s2sd_weight: float = option(50.0, "S2SD: γ, weight of the distillation from the heads.", ge=0)
+    s2sd_weight: float = option(
+        50.0,
+        "S2SD: γ, weight of the distillation from the heads. Architectures that start from scratch have 1 unless told "
+        "otherwise, as have the features.",
+        ge=0,
+    )
     s2sd_feature_weight: float = option(
         50.0, "S2SD: weight of the distillation from the features; 0 leaves them out.", ge=0
     )
