@@ -31,8 +31,8 @@ TOOLS: dict[str, Tool] = {
     "enroll": Tool(
         "enroll_options", "Add classes to a trained model of prototypes from a few examples, without training."
     ),
-    "list": Tool("listing", "Methods, data sets and packaged recipes."),
-    "show": Tool("show", "A recipe, whole, and the figures published for it."),
+    "list": Tool("listing", "Methods, losses, backbones, data sets, attacks and packaged recipes."),
+    "show": Tool("show", "A recipe, whole, and the figures published for it; or what a name stands for."),
     "compare": Tool("compare", "Finished runs side by side: mean and deviation over seeds, as a table and a figure."),
     "curves": Tool("curves", "Curves over training, of finished or running runs: mean and deviation over seeds."),
     "doctor": Tool("doctor", "Versions, kernel libraries, GPU and data sets: what is live, and why the rest is not."),

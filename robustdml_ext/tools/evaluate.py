@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from robustdml_ext import data, reporting
-from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages
+from robustdml_ext.data import DataSplits, LabeledImages
 from robustdml_ext.evaluation import ATTACKS, CORRUPTIONS, DEFAULT_GROUPS, GROUPS, STANDARD, embed, judge_robustness
 from robustdml_ext.evaluation.robustness import L2_EPSILONS
 from robustdml_ext.evaluation.score import json_ready
 from robustdml_ext.recipes import Recipe
-from robustdml_ext.tools.evaluate_options import Evaluate, ImageOptions, JudgmentOptions, Words
+from robustdml_ext.tools.evaluate_options import Evaluate, JudgmentOptions, Words
+from robustdml_ext.tools.images import batches_of, limited, load_images, split_of
 from robustdml_ext.tools.models import FoundModel, find_model, together
 from robustdml_ext.tools.tasks import check_tasks, judge_tasks, task_lines, task_protocol
 from robustdml_ext.tools.terminal import console as make_console
 from robustdml_ext.tools.tool import Train
+from robustdml_ext.tools.words import chosen_names, number_of
 from robustdml_ext.training import RunRefusedError, describe_environment
 from robustdml_ext.training.checkpoint import write_atomically
 
@@ -66,10 +67,10 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
             check_tasks(asked, found)
         chosen = choose(asked.judgment, of_classifier=of_tasks)
         surrogate = None if asked.subject.surrogate is None else find_model(asked.subject.surrogate)
-        splits = _load(asked.images, found.recipe)
+        splits = load_images(asked.images, found.recipe)
         folder = _folder(asked, splits.name)
         device = device_of(asked.place.device)
-        images = _limited(_split(splits, asked.images.split), asked.images.limit)
+        images = limited(split_of(splits, asked.images.split), asked.images.limit)
         model = _built(found, splits, images, device)
         stranger = None if surrogate is None else _built(surrogate, splits, images, device)
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -85,15 +86,11 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
         console.print(f"result: {folder / RESULT}", highlight=False, soft_wrap=True)
         return 0
 
-    def batches(part: LabeledImages) -> EvaluationBatches:
-        pinned = device.type == "cuda"
-        return data.evaluation_batches(part, asked.place.batch_size, num_workers=asked.place.workers, pin_memory=pinned)
-
     with _progress(console) as report_progress:
         report = judge_robustness(
             model,
-            batches(images),
-            gallery=None if gallery is None else batches(gallery),
+            batches_of(asked.place, images, device),
+            gallery=None if gallery is None else batches_of(asked.place, gallery, device),
             attacks=chosen["attacks"],
             norms=(norm,),
             # Only those of the norm asked for are used.
@@ -173,10 +170,7 @@ def parse_epsilons(words: Sequence[str], norm: str = "linf") -> tuple[float, ...
     numbers = []
     largest = 1.0 if norm == "linf" else math.inf
     for word in words:
-        try:
-            number = float(Fraction(word))
-        except (ValueError, ZeroDivisionError, OverflowError):
-            number = 0.0
+        number = number_of(word)
         if not 0 < number <= largest or math.isinf(number):
             allowed = "in (0, 1]" if norm == "linf" else "above 0"
             raise ValueError(f"epsilons must be numbers {allowed}, as 0.03 or 8/255; got {word!r}")
@@ -203,9 +197,9 @@ def choose(asked: JudgmentOptions, *, of_classifier: bool = False) -> dict[str, 
     every = tuple(CORRUPTIONS)
     attacks = () if of_classifier else asked.attacks
     return {
-        "attacks": _chosen(attacks, "attacks", {"standard": STANDARD, "none": ()}, ATTACKS),
-        "corruptions": _chosen(asked.corruptions, "corruptions", {"all": every, "none": ()}, CORRUPTIONS),
-        "metrics": _chosen(asked.metrics, "metrics", {"all": GROUPS, "default": DEFAULT_GROUPS}, GROUPS),
+        "attacks": chosen_names(attacks, "attacks", {"standard": STANDARD, "none": ()}, ATTACKS),
+        "corruptions": chosen_names(asked.corruptions, "corruptions", {"all": every, "none": ()}, CORRUPTIONS),
+        "metrics": chosen_names(asked.metrics, "metrics", {"all": GROUPS, "default": DEFAULT_GROUPS}, GROUPS),
     }
 
 
@@ -226,78 +220,6 @@ def _built(found: FoundModel, splits: DataSplits, images: LabeledImages, device:
             "--image-size and --channels give it others"
         ) from error
     return model
-
-
-def _load(asked: ImageOptions, recipe: Recipe | None) -> DataSplits:
-    """The data set asked for, or else the checkpoint's own with all that its recipe says of it."""
-    own = recipe if recipe is not None and asked.dataset in (None, recipe.dataset) else None
-    if own is None and asked.dataset is None:
-        raise RunRefusedError("name the images to judge on by --dataset; only a checkpoint brings its own")
-
-    def option(name: str, default: Any = None) -> Any:
-        value = getattr(asked, name)
-        return value if value is not None else default if own is None else getattr(own, name)
-
-    splits = data.load(
-        option("dataset"),
-        option("root"),
-        # What the network was trained for holds on any data set.
-        image_size=asked.image_size or (None if recipe is None else recipe.image_size),
-        channels=asked.channels or (None if recipe is None else recipe.channels),
-        # Its only augmentation that says how test images are resized.
-        augment=recipe.augment if recipe is not None and recipe.augment == "resize-crop-flip" else "default",
-        train_classes=option("train_classes"),
-        on_broken=asked.on_broken,
-        cache=asked.cache,
-        protocol=option("protocol", "default"),
-        download=asked.download,
-        sound=_sound(option("dataset"), recipe),
-    )
-    if asked.split != "test" and own is not None and own.select_on == "validation":
-        splits = data.hold_out(splits, own.validation_share, own.seed)
-    return splits
-
-
-def _sound(dataset: str, recipe: Recipe | None) -> data.SoundOptions | None:
-    """How recordings are read: as the checkpoint's recipe has them; None for images."""
-    from robustdml_ext.assemble import sound_of
-
-    if recipe is None:
-        return data.SoundOptions() if data.is_sound(dataset) else None
-    return sound_of(recipe, dataset)
-
-
-def _split(splits: DataSplits, name: str) -> LabeledImages:
-    if name == "validation":
-        if splits.validation is None:
-            raise RunRefusedError(
-                f"{splits.name} has no validation split of its own, and no run that held one out (by select_on "
-                "validation) was named"
-            )
-        return splits.validation
-    return splits.test if name == "test" else splits.train
-
-
-def _limited(images: LabeledImages, limit: int | None) -> LabeledImages:
-    if limit is None or limit >= len(images):
-        return images
-    if limit < 2:
-        raise ValueError(f"limit must be at least 2, got {limit}")
-    return images.select(torch.linspace(0, len(images) - 1, limit).round().long().tolist())
-
-
-def _chosen(words: Words, option: str, sets: dict[str, Words], known: Any) -> Words:
-    """The names meant by a list of names and names of sets.
-
-    Raises:
-        RunRefusedError: a word that is neither.
-    """
-    chosen: list[str] = []
-    for word in words:
-        if word not in sets and word not in known:
-            raise RunRefusedError(f"{option} must be of {', '.join([*sets, *known])}; got {word!r}")
-        chosen += sets.get(word, (word,))
-    return tuple(dict.fromkeys(chosen))
 
 
 def device_of(name: str) -> torch.device:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.console import Group as Lines
 from torch import Tensor
 
-from robustdml_ext import data, reporting
+from robustdml_ext import reporting
 from robustdml_ext.data import DataSplits, LabeledImages, TrialPairs
 from robustdml_ext.evaluation import (
     CLASS_ATTACKS,
@@ -29,7 +28,9 @@ from robustdml_ext.evaluation.class_threats import STRONG
 from robustdml_ext.evaluation.tasks import FEW_SHOT_SCORERS, check_scorers, of_list
 from robustdml_ext.models.prototypical import PrototypicalClassifier
 from robustdml_ext.tools.evaluate_options import Evaluate
+from robustdml_ext.tools.images import batches_of
 from robustdml_ext.tools.models import FoundModel
+from robustdml_ext.tools.words import chosen_names, number_of
 from robustdml_ext.training import RunRefusedError
 from robustdml_ext.training.task_result import check_trials, heads_of
 
@@ -95,15 +96,10 @@ def class_attacks(words: tuple[str, ...]) -> tuple[str, ...]:
     """The attacks on a classifier meant by a list of names and names of sets.
 
     Raises:
-        ValueError: a word that is neither.
+        RunRefusedError: a word that is neither.
     """
     sets: dict[str, tuple[str, ...]] = {"standard": _STANDARD, "strong": STRONG, "none": ()}
-    chosen: list[str] = []
-    for word in words:
-        if word not in sets and word not in CLASS_ATTACKS:
-            raise ValueError(f"attacks on a classifier must be of {', '.join([*sets, *CLASS_ATTACKS])}; got {word!r}")
-        chosen += sets.get(word, (word,))
-    return tuple(dict.fromkeys(chosen))
+    return chosen_names(words, "attacks on a classifier", sets, CLASS_ATTACKS)
 
 
 def step_size(word: str | None) -> float | None:
@@ -114,10 +110,7 @@ def step_size(word: str | None) -> float | None:
     """
     if word is None:
         return None
-    try:
-        number = float(Fraction(word))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        number = 0.0
+    number = number_of(word)
     if not number > 0:
         raise ValueError(f"step_size must be a number above 0, as 0.01 or 2/255; got {word!r}")
     return number
@@ -153,10 +146,10 @@ def judge_tasks(
         began = time.perf_counter()
         if others := [task for task in asked.tasks.task if task != "classification"]:
             with console.status("embedding"):
-                rows, labels = embed(encoder, _batches(asked, images, device), device)
+                rows, labels = embed(encoder, batches_of(asked.place, images, device), device)
                 gallery: tuple[Tensor | None, Tensor | None] = (None, None)
                 if splits.gallery is not None and asked.images.split == "test" and "retrieval" in others:
-                    gallery = embed(encoder, _batches(asked, splits.gallery, device), device)
+                    gallery = embed(encoder, batches_of(asked.place, splits.gallery, device), device)
             clean = _scored(asked, classifier, trials, rows.to(device), labels, gallery, console)
     except (ValueError, TypeError) as error:
         raise RunRefusedError(str(error)) from error
@@ -165,12 +158,6 @@ def judge_tasks(
     entries[0]["metrics"] |= clean
     entries[0]["seconds"] += time.perf_counter() - began
     return entries
-
-
-def _batches(asked: Evaluate, images: LabeledImages, device: torch.device) -> data.EvaluationBatches:
-    return data.evaluation_batches(
-        images, asked.place.batch_size, num_workers=asked.place.workers, pin_memory=device.type == "cuda"
-    )
 
 
 def _classification(
@@ -192,7 +179,7 @@ def _classification(
     with console.status("judging") as status:
         return judge_classifier(
             classifier,
-            _batches(asked, images, device),
+            batches_of(asked.place, images, device),
             threats,
             heads=heads,
             prototype_of=places_of(images.class_names, classifier),

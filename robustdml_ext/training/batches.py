@@ -8,8 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from robustdml_ext.data import EpochLoader, LabeledImages
+from robustdml_ext.data import EpochLoader, EvaluationBatches, LabeledImages, evaluation_batches
+from robustdml_ext.recipes import Recipe
 from robustdml_ext.training.errors import RunRefusedError
+from robustdml_ext.training.precision import Precision
 from robustdml_ext.training.processes import Processes
 
 
@@ -25,6 +27,23 @@ class Sampler(Protocol):
 def epochs_of(steps: int, steps_per_epoch: int) -> int:
     """The number of epochs that so many steps take, the last of them whole or not."""
     return -(-steps // steps_per_epoch)
+
+
+def judging_batches(
+    images: LabeledImages, recipe: Recipe, precision: Precision, chosen: Sequence[int] | None = None
+) -> EvaluationBatches:
+    """Return images to be judged, in order, as the recipe has it.
+
+    Args:
+        images: of a split.
+        recipe: how many at once, and read by how many processes.
+        precision: where they go.
+        chosen: places of those to be judged alone; None: all.
+    """
+    pin = precision.device.type == "cuda"
+    return evaluation_batches(
+        images, recipe.eval_batch_size, num_workers=recipe.workers, pin_memory=pin, indices=chosen
+    )
 
 
 class SideBySidePlans:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages, choose_evenly, evaluation_batches
+from robustdml_ext.data import DataSplits, LabeledImages, choose_evenly
 from robustdml_ext.evaluation import ATTACKS, ThreatModel, embed, evaluate, judge_threats
 from robustdml_ext.evaluation.score import json_ready
 from robustdml_ext.evaluation.threats import standard_threat
@@ -20,21 +20,13 @@ from robustdml_ext.methods import Method, Prototypes
 from robustdml_ext.models import Embedder, EmbedderEnsemble
 from robustdml_ext.recipes import Published, Recipe
 from robustdml_ext.training import folder as names
+from robustdml_ext.training.batches import judging_batches
 from robustdml_ext.training.checkpoint import load_checkpoint, write_atomically, write_classifier
 from robustdml_ext.training.environment import describe_environment
 from robustdml_ext.training.precision import Precision
 from robustdml_ext.training.state import describe_recipe, load_weights
 from robustdml_ext.training.summary import TrainingSummary
 from robustdml_ext.training.task_result import judge_prototypes
-
-
-def _batches(
-    images: LabeledImages, recipe: Recipe, precision: Precision, chosen: Sequence[int] | None = None
-) -> EvaluationBatches:
-    pin = precision.device.type == "cuda"
-    return evaluation_batches(
-        images, recipe.eval_batch_size, num_workers=recipe.workers, pin_memory=pin, indices=chosen
-    )
 
 
 def evaluate_clean(
@@ -51,10 +43,10 @@ def evaluate_clean(
 
     In float32, whatever the training's arithmetic is, so that figures of different machines are comparable.
     """
-    embeddings, labels = embed(network, _batches(images, recipe, precision, chosen), precision.device)
+    embeddings, labels = embed(network, judging_batches(images, recipe, precision, chosen), precision.device)
     items, item_labels = None, None
     if gallery is not None:
-        items, item_labels = embed(network, _batches(gallery, recipe, precision), precision.device)
+        items, item_labels = embed(network, judging_batches(gallery, recipe, precision), precision.device)
     return evaluate(
         embeddings,
         labels,
@@ -110,11 +102,11 @@ def judge(
     network: nn.Module, splits: DataSplits, recipe: Recipe, precision: Precision, console: Console
 ) -> list[dict[str, Any]]:
     """Return what `evaluation.judge_threats` gives for the test images: clean figures, and those under every attack."""
-    gallery = None if splits.gallery is None else _batches(splits.gallery, recipe, precision)
+    gallery = None if splits.gallery is None else judging_batches(splits.gallery, recipe, precision)
     with console.status("judging") as status:
         return judge_threats(
             network,
-            _batches(splits.test, recipe, precision),
+            judging_batches(splits.test, recipe, precision),
             threat_models(recipe),
             gallery=gallery,
             seed=recipe.seed,

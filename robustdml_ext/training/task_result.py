@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from robustdml_ext.data import DataSplits, EvaluationBatches, LabeledImages, TrialPairs, evaluation_batches
+from robustdml_ext.data import DataSplits, LabeledImages, TrialPairs
 from robustdml_ext.evaluation import (
     ClassThreat,
     embed,
@@ -31,6 +31,7 @@ from robustdml_ext.methods import Prototypes
 from robustdml_ext.models import PrototypicalClassifier
 from robustdml_ext.models.prototypical import DENSE, SIMILARITY
 from robustdml_ext.recipes import Recipe
+from robustdml_ext.training.batches import judging_batches
 from robustdml_ext.training.precision import Precision
 
 SHOWN = ("similarity", "cosine", "sum")
@@ -69,11 +70,6 @@ def class_threat(recipe: Recipe, name: str, epsilon: float, steps: int) -> Class
     return ClassThreat(name, epsilon, steps, **fields)
 
 
-def _batches(images: LabeledImages, recipe: Recipe, precision: Precision) -> EvaluationBatches:
-    pin = precision.device.type == "cuda"
-    return evaluation_batches(images, recipe.eval_batch_size, num_workers=recipe.workers, pin_memory=pin)
-
-
 def _entry(metrics: dict[str, float], began: float) -> dict[str, Any]:
     return {"threat": None, "metrics": metrics, "perturbation": None, "seconds": time.perf_counter() - began}
 
@@ -89,10 +85,10 @@ def tasks(
     trials: Mapping[str, TrialPairs] | None = None,
 ) -> dict[str, float]:
     """The clean figures of retrieval, verification and few-shot classification on images of new classes."""
-    embeddings, labels = embed(classifier.encoder, _batches(images, recipe, precision), precision.device)
+    embeddings, labels = embed(classifier.encoder, judging_batches(images, recipe, precision), precision.device)
     items = item_labels = None
     if gallery is not None:
-        items, item_labels = embed(classifier.encoder, _batches(gallery, recipe, precision), precision.device)
+        items, item_labels = embed(classifier.encoder, judging_batches(gallery, recipe, precision), precision.device)
     scorers = scorers_of(classifier.heads.similarity, SELECTING if selecting else SHOWN)
     embeddings = embeddings.to(precision.device)
     figures = judge_retrieval(
@@ -177,7 +173,7 @@ def evaluate_prototypes(
     if splits.zero_shot:
         return tasks(classifier, judged, recipe, precision, gallery, selecting=True)
     entries = judge_classifier(
-        classifier, _batches(judged, recipe, precision), heads=heads_of(recipe), device=precision.device
+        classifier, judging_batches(judged, recipe, precision), heads=heads_of(recipe), device=precision.device
     )
     metrics: dict[str, float] = entries[0]["metrics"]
     return metrics
@@ -194,7 +190,7 @@ def judge_prototypes(
         if not splits.zero_shot:
             return judge_classifier(
                 classifier,
-                _batches(splits.test, recipe, precision),
+                judging_batches(splits.test, recipe, precision),
                 class_threats(recipe),
                 heads=heads_of(recipe),
                 seed=recipe.seed,
