@@ -25,6 +25,7 @@ _SIGPIPE = 128 + 13  # what a shell reports of a program that ends as its reader
 TOOLS = {
     "ablate": "A method with each of an option's values and several seeds, in one table that the same command goes on.",
     "evaluate": "Judge any model: clean, corrupted, and under every attack; a checkpoint, torchvision's, or your own.",
+    "analyze": "What training made of the embeddings: norms compared, a map, what queries find clean and attacked.",
     "enroll": "Add classes to a trained model of prototypes from a few examples, without training.",
     "list": "Methods, data sets and packaged recipes.",
     "show": "A recipe, whole, and the figures published for it.",

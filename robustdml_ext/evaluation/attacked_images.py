@@ -86,11 +86,7 @@ def attack_images(
     for route in ways.values():
         pixels: _Pixels = []
         made = attack_subject(subject, threat, seed, route=route, chosen=rows, watch=_watch(wanted, pixels))
-        empty = torch.empty(0)
-        kept, clean, attacked = (
-            (torch.cat(parts) for parts in zip(*pixels, strict=True)) if pixels else (wanted, empty, empty)
-        )
-        here = AttackedImages(rows, made.embedded.queries[rows].float(), kept, clean, attacked)
+        here = AttackedImages(rows, made.embedded.queries[rows].float(), *_joined(pixels))
         found = here if found is None else _worse(subject, found, here)
     assert found is not None
     return found
@@ -123,10 +119,9 @@ def attack_classified_images(
     rows = _checked("rows", rows, len(subject.labels))
     wanted = rows if keep is None else _checked("keep", keep, len(subject.labels), least=0)
     places_in(rows, wanted, "keep")
-    if int(subject.labels.max()) >= classifier.heads.classes:
-        raise ValueError(
-            f"subject: expected labels below {classifier.heads.classes}, one a prototype; got {int(subject.labels.max())}"
-        )
+    most, classes = int(subject.labels.max()), classifier.heads.classes
+    if most >= classes:
+        raise ValueError(f"subject: expected labels below {classes}, which have a prototype; got {most}")
     victim, attack = classifier.through(head), threat.attack()
     generator = torch.Generator().manual_seed(seed)
     pixels: _Pixels = []

@@ -19,8 +19,8 @@ def judge_norms(
     """The clean figures with each distribution's norms at inference, in the order of the distributions.
 
     Queries and gallery are both embedded by the norms in question. Distribution 0 is the deployed model: its figures
-    are those of every other judgment. MDProp (section 5) reports that on CUB200 the norms of single-targeted images take
-    0.7 and those of multi-targeted ones 1.8 percentage points off Recall@1, as they were trained for others.
+    are those of every other judgment. MDProp (section 5) reports that on CUB200 the norms of single-targeted images
+    take 0.7 and those of multi-targeted ones 1.8 percentage points off Recall@1, as they were trained for others.
 
     Args:
         subject: an `Embedder`, whose K `distributions` are judged, with its images.

@@ -1,4 +1,4 @@
-"""The tools of the command line, beside training: evaluate, enroll, ablate, list, show, compare, curves, doctor."""
+"""The tools of the command line, beside training: judging, analyzing, comparing, and telling what there is."""
 
 from __future__ import annotations
 
@@ -137,6 +137,10 @@ def run(command: str, options: Sequence[str], prog: str, train: Callable[[Reques
         from robustdml_ext.tools.ablate import ablate_command
 
         return ablate_command(options, prog, console(), train)
+    if command == "analyze":
+        from robustdml_ext.tools.analyze import analyze_command
+
+        return analyze_command(options, prog, console())
     if command == "curves":
         return _curves(tyro.cli(Curves, args=list(options), prog=prog))
     if command == "enroll":
