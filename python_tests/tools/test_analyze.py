@@ -194,7 +194,11 @@ def test_a_run_begun_anew_takes_its_analysis_along(trained: Path, tmp_path: Path
         (("mdprop", "--targets", "3"), ["clean", "T3"], ""),
         (("eat", "--members", "2"), None, "an ensemble"),
         (("ensemble", "--members", "2", "--eval-route", "every"), None, "an ensemble"),
-        (("standard", "--select-on", "validation", "--batch-size", "24"), None, "one distribution"),
+        (
+            ("standard", "--select-on", "validation", "--batch-size", "24", "--evaluate-every", "1"),
+            None,
+            "one distribution",
+        ),
     ],
 )
 def test_runs_of_every_kind(
@@ -219,7 +223,18 @@ def test_runs_of_every_kind(
 def test_a_separate_gallery_is_searched_whole(tmp_path: Path) -> None:
     root = layouts.write_inshop(tmp_path / "data", 4)
     words = ("standard", "--dataset", "inshop", "--root", str(root), "--arch", "small", "--image-size", "16")
-    more = ("--batch-size", "4", "--samples-per-class", "2", "--iterations", "1", "--weights", "none")
+    more = (
+        "--batch-size",
+        "4",
+        "--samples-per-class",
+        "2",
+        "--iterations",
+        "1",
+        "--weights",
+        "none",
+        "--select-on",
+        "last",
+    )
     folder = _train(tmp_path / "run", *words, *more)
     shutil.move(root, tmp_path / "elsewhere")
     assert run.main(["analyze", str(folder)]) == 2
@@ -237,7 +252,8 @@ def test_prototypes_are_shown_under_the_attack_on_their_similarity(tmp_path: Pat
     root = layouts.write_pacs(tmp_path / "data", 8)
     words = ("prototypes", "--dataset", "pacs", "--root", str(root), "--arch", "small", "--image-size", "16")
     more = ("--batch-size", "8", "--samples-per-class", "4", "--epochs", "1", "--weights", "none")
-    folder = _train(tmp_path / "run", *words, *more, "--embedding-dim", "8", "--eval-attacks", "pgd", "fgsm")
+    more += ("--select-on", "last", "--embedding-dim", "8")
+    folder = _train(tmp_path / "run", *words, *more, "--eval-attacks", "pgd", "fgsm")
     assert run.main(["analyze", str(folder)]) == 0
     facts, arrays = _facts(folder), _arrays(folder)
     assert facts["threat"]["name"] == "pgd" and "logits" in facts["sheets"]["note"]
@@ -257,9 +273,7 @@ def test_what_a_zero_shot_run_of_prototypes_has_not(tmp_path: Path) -> None:
     assert _facts(folder)["threat"]["epsilon"] == 0.1 and "map_clean" in _arrays(folder)
 
 
-def test_what_cannot_be_analyzed_is_refused(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_analyzed_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*words: str) -> str:
         assert run.main(["analyze", *words]) == 2
         captured = capsys.readouterr()
@@ -321,7 +335,9 @@ def test_the_attack_is_the_first_that_moves_queries(trained: Path) -> None:
     stax, mtax = (entry["threat"] for entry in result["results"][1:])
     assert vars(choose_threat(result, recipe, AnalysisOptions())) == stax
     assert vars(choose_threat(result, recipe, AnalysisOptions(attack="mtax"))) == mtax
-    moved = {"threat": {**stax, "name": "gallery-raise", "attacked": "gallery", "algorithm": "adaptive", "step_size": None}}
+    moved = {
+        "threat": {**stax, "name": "gallery-raise", "attacked": "gallery", "algorithm": "adaptive", "step_size": None}
+    }
     of_gallery = {**result, "results": [result["results"][0], moved, result["results"][2]]}
     assert vars(choose_threat(of_gallery, recipe, AnalysisOptions())) == mtax
     assert choose_threat({**result, "results": result["results"][:1]}, recipe, AnalysisOptions()) is None
