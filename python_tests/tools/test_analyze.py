@@ -26,6 +26,9 @@ QUICK = (
 )  # fmt: skip
 
 
+TINY = ("--arch", "small", "--image-size", "16", "--weights", "none", "--select-on", "last", "--device", "cpu")
+
+
 def _train(folder: Path, *words: str) -> Path:
     assert run.main([*words, *QUICK, "--out", str(folder)]) == 0
     return folder
@@ -222,20 +225,10 @@ def test_runs_of_every_kind(
 
 def test_a_separate_gallery_is_searched_whole(tmp_path: Path) -> None:
     root = layouts.write_inshop(tmp_path / "data", 4)
-    words = ("standard", "--dataset", "inshop", "--root", str(root), "--arch", "small", "--image-size", "16")
-    more = (
-        "--batch-size",
-        "4",
-        "--samples-per-class",
-        "2",
-        "--iterations",
-        "1",
-        "--weights",
-        "none",
-        "--select-on",
-        "last",
-    )
-    folder = _train(tmp_path / "run", *words, *more)
+    folder = _train(
+        tmp_path / "run", "standard", "--dataset", "inshop", "--root", str(root), "--batch-size", "4",
+        "--samples-per-class", "2", "--iterations", "1", *TINY,
+    )  # fmt: skip
     shutil.move(root, tmp_path / "elsewhere")
     assert run.main(["analyze", str(folder)]) == 2
     assert run.main(["analyze", str(folder), "--root", str(tmp_path / "elsewhere")]) == 0
@@ -250,10 +243,10 @@ def test_a_separate_gallery_is_searched_whole(tmp_path: Path) -> None:
 
 def test_prototypes_are_shown_under_the_attack_on_their_similarity(tmp_path: Path) -> None:
     root = layouts.write_pacs(tmp_path / "data", 8)
-    words = ("prototypes", "--dataset", "pacs", "--root", str(root), "--arch", "small", "--image-size", "16")
-    more = ("--batch-size", "8", "--samples-per-class", "4", "--epochs", "1", "--weights", "none")
-    more += ("--select-on", "last", "--embedding-dim", "8")
-    folder = _train(tmp_path / "run", *words, *more, "--eval-attacks", "pgd", "fgsm")
+    folder = _train(
+        tmp_path / "run", "prototypes", "--recipe", "prototypes/pacs-sketch", "--root", str(root), "--batch-size", "8",
+        "--samples-per-class", "4", "--epochs", "1", "--embedding-dim", "8", "--eval-attacks", "pgd", "fgsm", *TINY,
+    )  # fmt: skip
     assert run.main(["analyze", str(folder)]) == 0
     facts, arrays = _facts(folder), _arrays(folder)
     assert facts["threat"]["name"] == "pgd" and "logits" in facts["sheets"]["note"]

@@ -79,9 +79,8 @@ def attack_images(
         raise ValueError("subject: expected images of at least 2 classes to attack, got 1")
     ways = Judge(subject, Wanted(groups=()), seed).ways(threat)
     if not ways:
-        raise ValueError(
-            f"subject: no gradient comes through {type(subject.model).__name__}, so {threat.name} has none"
-        )
+        model = type(subject.model).__name__
+        raise ValueError(f"subject: {threat.name} needs a gradient, and none comes through {model}")
     found: AttackedImages | None = None
     for route in ways.values():
         pixels: _Pixels = []
