@@ -14,11 +14,14 @@ import torch
 from python_tests.data import layouts
 from robustdml_ext import run
 from robustdml_ext.data import load
+from robustdml_ext.recipes import resolve
 from robustdml_ext.tools import console
 from robustdml_ext.tools.analysis_options import AnalysisOptions, choose_threat
 from robustdml_ext.tools.analyze import analyze_run
 from robustdml_ext.tools.finished import read_run
 from robustdml_ext.tools.models import find_model
+from robustdml_ext.training.checkpoint import save_checkpoint
+from robustdml_ext.training.folder import prepare_folder
 
 EPSILON = 0.2
 QUICK = (
@@ -27,6 +30,8 @@ QUICK = (
 
 
 TINY = ("--arch", "small", "--image-size", "16", "--weights", "none", "--select-on", "last", "--device", "cpu")
+
+BY_VALIDATION = ("--select-on", "validation", "--batch-size", "24", "--evaluate-every", "1")
 
 
 def _train(folder: Path, *words: str) -> Path:
@@ -183,25 +188,20 @@ def test_the_same_again_and_only_where_something_has_changed(
 
 def test_a_run_begun_anew_takes_its_analysis_along(trained: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(trained, tmp_path / "run")
-    words = ["standard", "--iterations", "2", "--eval-attacks", "stax", *QUICK, "--out", str(folder), "--overwrite"]
-    assert run.main(words) == 0
+    prepare_folder(folder, go_on=True)
+    assert (folder / "analysis.json").exists() and (folder / "analysis.npz").exists()
+    prepare_folder(folder, go_on=False)
     assert not (folder / "analysis.json").exists() and not (folder / "analysis.npz").exists()
 
 
 @pytest.mark.parametrize(
     ("words", "distributions", "missing"),
     [
-        (("standard",), None, "one distribution: standard"),
+        (("standard", *BY_VALIDATION), None, "one distribution: standard"),
         (("advprop",), ["clean", "T1"], ""),
         (("mdprop", "--targets", "1", "3", "5"), ["clean", "T1", "T3", "T5"], ""),
-        (("mdprop", "--targets", "3"), ["clean", "T3"], ""),
         (("eat", "--members", "2"), None, "an ensemble"),
         (("ensemble", "--members", "2", "--eval-route", "every"), None, "an ensemble"),
-        (
-            ("standard", "--select-on", "validation", "--batch-size", "24", "--evaluate-every", "1"),
-            None,
-            "one distribution",
-        ),
     ],
 )
 def test_runs_of_every_kind(
@@ -264,6 +264,20 @@ def test_what_a_zero_shot_run_of_prototypes_has_not(tmp_path: Path) -> None:
     assert not any(name.startswith(("map", "sheet")) for name in _arrays(folder))
     assert run.main(["analyze", str(folder), "--attack", "stax", "--epsilon", "0.1", "--steps", "2"]) == 0
     assert _facts(folder)["threat"]["epsilon"] == 0.1 and "map_clean" in _arrays(folder)
+
+
+def test_of_sound_everything_is_missing_and_no_recording_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = resolve("prototypes", {"dataset": "voxceleb", "root": str(tmp_path / "none")}).model_dump(mode="json")
+    state = {"recipe": recipe, "step": 4, "method": {}, "optimizer": {}, "random": {}, "metrics": {}, "best": None}
+    save_checkpoint(tmp_path / "last.pt", state)
+    result = {"recipe": recipe, "results": [], "weights": {"chosen": "last"}, "timing": {"steps": 4}}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert run.main(["analyze", str(tmp_path)]) == 0
+    facts = _facts(tmp_path)
+    assert all(facts[part]["missing"] for part in ("map", "sheets", "norms", "auxiliary")) and not _arrays(tmp_path)
+    assert facts["weights"]["step"] == 4 and "voxceleb: one distribution" in capsys.readouterr().out
 
 
 def test_what_cannot_be_analyzed_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

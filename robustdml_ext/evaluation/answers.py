@@ -59,7 +59,8 @@ def cosines_to(subject: Subject, embeddings: Tensor, items: Tensor) -> Tensor:
     """
     found = unit(subject.clean().gallery[items.clamp_min(0)].double().flatten(0, 1)).unflatten(0, items.shape)
     similarity = (unit(embeddings.double())[:, None] * found).sum(2)
-    return similarity.masked_fill(items == NOTHING, torch.nan).float()
+    known: Tensor = similarity.masked_fill(items == NOTHING, torch.nan).float()
+    return known
 
 
 def _nearest(queries: Tensor, items: Tensor, own: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
