@@ -78,7 +78,14 @@ def test_the_figure_has_a_line_for_each_kind_of_images(tmp_path: Path) -> None:
     with matplotlib.rc_context({"svg.fonttype": "none"}):  # words as words
         draw_ablation("energy-confusion", _groups(seen=True), VALUES, file)
     text = file.read_text()
-    for words in ("energy-confusion", "Recall@1, %", "NMI, %", "clean, training images", "PGD-10 away from clean"):
+    for words in (
+        "energy-confusion",
+        "Recall@1, %",
+        "NMI, %",
+        "π_ratio",
+        "clean, training images",
+        "PGD-10 away from clean",
+    ):
         assert words in text
     with pytest.raises(ReportError, match="no run of this ablation"):
         draw_ablation("λ", [Group("0", {})], ("0",), tmp_path / "none.png")

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 import torch
 
@@ -63,6 +64,25 @@ def test_every_value_is_run_with_every_seed_as_an_ordinary_run(
     assert len(among) == 5 and run.main(["compare", *among]) == 0
     assert run.main(["curves", *among, "--metric", "loss"]) == 0
     assert "ST, triplet_margin 0.2" in capsys.readouterr().out
+
+
+def test_the_effect_of_the_number_of_targets_is_one_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Figure 3 of MDProp: Recall@1, NMI and π_ratio against T, of one auxiliary norm and of two."""
+    figure = tmp_path / "targets.svg"
+    words = ["--vary", "targets", "--values", "1", "3", "1,5", "--iterations", "1", "--attack-epsilons", "0.1"]
+    words += ["--eval-steps", "1", "--threads", "1", "--no-tensorboard", "--out", str(tmp_path / "a")]
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        assert run.main(["ablate", "mdprop", *words, "--figure", str(figure)]) == 0
+    rows, results = _rows(tmp_path / "a"), _results(tmp_path / "a")
+    assert list(rows)[2:] == ["1", "3", "1,5"]
+    assert [results[f"targets-{value}-seed0"]["recipe"]["targets"] for value in ("1", "3", "1,5")] == [[1], [3], [1, 5]]
+    headings = rows["targets"]
+    assert {"R@1 %", "NMI %", "π_ratio", "R@1 %, MTAX PGD-1, T = 5, ε = 0.1"} <= set(headings)
+    ratio = results["targets-3-seed0"]["results"][0]["metrics"]["pi_ratio"]
+    assert rows["3"][headings.index("π_ratio")] == f"{ratio:.3f}"
+    text = figure.read_text()
+    assert all(word in text for word in ("Recall@1, %", "NMI, %", "π_ratio", "1,5", "targets"))
+    assert "MTAX PGD-1" in capsys.readouterr().out
 
 
 def test_the_same_command_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,9 @@ from robustdml_ext.losses import MultiSimilarityLoss
 
 _ALL_PAIRS = 4.0  # more than two cosines can differ by
 
+# Is shown what an attack makes: rows of the images, these before `[b, C, H, W]`, and after.
+Watch = Callable[[Tensor, Tensor, Tensor], None]
+
 
 @dataclass(frozen=True)
 class Attacked:
@@ -56,6 +59,7 @@ def attack_subject(
     *,
     route: nn.Module | None = None,
     chosen: Tensor | None = None,
+    watch: Watch | None = None,
 ) -> Attacked:
     """Attacks a subject's images by the gradients of one route, and embeds them as the model is deployed.
 
@@ -64,23 +68,30 @@ def attack_subject(
         threat: the attack.
         seed: of targets and random starts. With a random start, the batch size has a say as well.
         route: a module like the judged one, whose gradients are used; None for the one that the threat names.
-        chosen: rows of the queries to attack, int64; None for all. The others stay clean. For attacks on queries.
+        chosen: rows of the queries to attack, int64; None for all. The others stay clean.
+        watch: is shown every batch of queries, or of queries and gallery, that is attacked.
     """
     if route is None:
         route = one_route(subject, threat, seed)
     with subject.autocast(threat.precision), warnings.catch_warnings():
         # That a route has no gradient is a check of its own.
         warnings.simplefilter("ignore", RuntimeWarning)
-        return _Run(subject, threat, seed, route, chosen).result()
+        return _Run(subject, threat, seed, route, chosen, watch).result()
 
 
 class _Run:
     """One attack through one route."""
 
     def __init__(
-        self, subject: Subject, threat: ThreatModel, seed: int, route: nn.Module, chosen: Tensor | None
+        self,
+        subject: Subject,
+        threat: ThreatModel,
+        seed: int,
+        route: nn.Module,
+        chosen: Tensor | None,
+        watch: Watch | None,
     ) -> None:
-        self.subject, self.threat, self.route, self.chosen = subject, threat, route, chosen
+        self.subject, self.threat, self.route, self.chosen, self.watch = subject, threat, route, chosen, watch
         # What the attacker compares with is what this route gives, whose embeddings may be of another size.
         self.bank = subject.clean(self.route, threat.precision, threat.distribution).whole()
         self.generator = torch.Generator().manual_seed(seed)
@@ -123,6 +134,8 @@ class _Run:
                 else:
                     perturbed = self._in_turns(pixels, rows, objective)
                 perturbation.add(pixels, perturbed)
+                if self.watch is not None:
+                    self.watch(rows, pixels, perturbed)
                 places.append(rows)
                 yield perturbed, classes
 

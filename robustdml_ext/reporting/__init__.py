@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from robustdml_ext.reporting.ablation import ablation_markdown, ablation_table, draw_ablation
+from robustdml_ext.reporting.analysis_tables import analysis_tables
 from robustdml_ext.reporting.figures import draw_comparison
 from robustdml_ext.reporting.labels import method_label
 from robustdml_ext.reporting.paper_figures import PaperRow
@@ -20,6 +21,7 @@ __all__ = [
     "ReportError",
     "ablation_markdown",
     "ablation_table",
+    "analysis_tables",
     "comparison_markdown",
     "comparison_table",
     "curves_table",

@@ -16,7 +16,7 @@ from robustdml_ext.reporting.results import Group, ReportError, mean_and_deviati
 from robustdml_ext.reporting.style import STYLE, draw_line, name_below, rule, write_figure
 from robustdml_ext.reporting.tables import figure_columns, figure_text, metric_heading, small_is_good
 
-_FIGURE = ("recall@1", "nmi", "accuracy_similarity", "accuracy_dense")
+_FIGURE = ("recall@1", "nmi", "pi_ratio", "accuracy_similarity", "accuracy_dense")
 # Of images other than clean test images.
 _OF_OTHERS = ("recall@1", "accuracy_similarity", "accuracy_dense")
 
@@ -76,7 +76,9 @@ def ablation_markdown(option: str, groups: Sequence[Group], values: Sequence[str
 
 
 def draw_ablation(option: str, groups: Sequence[Group], values: Sequence[str], file: str | Path) -> None:
-    """Draw Recall@1 and NMI, or accuracies, against the values, evenly spaced, one line for each kind of images.
+    """Draw Recall@1, NMI and π_ratio, or accuracies, against the values, one line for each kind of images.
+
+    Values are evenly spaced, whatever they are.
 
     Args:
         option: what was varied.

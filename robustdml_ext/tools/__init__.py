@@ -28,6 +28,9 @@ TOOLS: dict[str, Tool] = {
         "Judge any model: clean, corrupted, and under every attack; a checkpoint, torchvision's, or your own.",
         "Nothing was written.",
     ),
+    "analyze": Tool(
+        "analyze", "What training made of the embeddings: norms compared, a map, what queries find clean and attacked."
+    ),
     "enroll": Tool(
         "enroll_options", "Add classes to a trained model of prototypes from a few examples, without training."
     ),

@@ -37,6 +37,8 @@ class Ablate:
     python -m robustdml_ext.run ablate ecaml --loss triplet --vary energy-confusion --values 0 0.001 0.01 0.02 0.1 1
     --seeds 0 1 2
 
+    python -m robustdml_ext.run ablate mdprop --vary targets --values 1 2 3 5 10 --seeds 0 1 2 --figure targets.png
+
     Any other flag of the method may be given beside, for all runs alike; METHOD --help lists them. Each run is an
     ordinary one in a folder of its own. The same command goes on where it was stopped: finished runs are skipped, begun
     ones resumed. Where a value makes the loss diverge, the others are run all the same, and the exit code is 1.
@@ -59,7 +61,7 @@ class Ablate:
         ),
     ] = None
     figure: Annotated[
-        str | None, tyro.conf.arg(help="Draw Recall@1 and NMI against the values into this file (png, svg or pdf).")
+        str | None, tyro.conf.arg(help="Draw Recall@1, NMI and π_ratio against the values into this file.")
     ] = None
 
 

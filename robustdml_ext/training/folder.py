@@ -11,7 +11,11 @@ LAST, BEST, METRICS, RESULT = "last.pt", "best.pt", "metrics.jsonl", "result.jso
 BACKBONE, RECIPE, NAN_BATCH, FAILURE = "backbone.pt", "recipe.yaml", "nan_batch.pt", "failure.txt"
 CLASSIFIER = "classifier.pt"
 MEMBERS = "backbone-*.pt"
-_OURS = (LAST, BEST, METRICS, RESULT, BACKBONE, CLASSIFIER, RECIPE, NAN_BATCH, FAILURE, "tensorboard")
+ANALYSIS, ANALYSIS_ARRAYS = "analysis.json", "analysis.npz"
+_OURS = (
+    LAST, BEST, METRICS, RESULT, BACKBONE, CLASSIFIER, RECIPE, NAN_BATCH, FAILURE, "tensorboard", ANALYSIS,
+    ANALYSIS_ARRAYS,
+)  # fmt: skip
 
 
 def check_folder(folder: Path, *, resume: bool, overwrite: bool) -> bool:
