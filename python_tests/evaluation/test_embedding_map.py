@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,12 @@ def test_what_makes_no_map_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             embedding_map(before, after, **options)
+
+
+def test_without_openTSNE_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openTSNE", None)
+    with pytest.raises(ImportError, match="pip install openTSNE"):
+        embedding_map(*_clusters(1, 4)[:1] * 2)
 
 
 @given(
