@@ -44,7 +44,7 @@ def trained(
     optimizer = torch.optim.AdamW(method.parameter_groups(2e-3, 4e-4))
     classes = [torch.where(labels == digit)[0] for digit in range(CLASSES)]
     for step in range(steps):
-        method.epoch = epoch_of(step)
+        method.epoch, method.step = epoch_of(step), step
         rows = torch.cat([own[torch.randperm(len(own), generator=generator)[:PER_CLASS]] for own in classes])
         optimizer.zero_grad()
         method.training_step(Batch(images[rows], labels[rows], rows), generator, Context()).loss.backward()

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustdml_ext.recipes import NEUTRAL_FIELDS, Recipe, RecipeError, make_recipe
+from robustdml_ext.data import NAMES
+from robustdml_ext.recipes import METHODS, NEUTRAL_FIELDS, Recipe, RecipeError, make_recipe, resolve
 from robustdml_ext.recipes.options import GROUPS
 
 
@@ -18,6 +19,13 @@ def test_every_option_is_described_and_belongs_to_one_group() -> None:
     assert set(grouped) | {"method"} == set(Recipe.model_fields)
     for name, info in Recipe.model_fields.items():
         assert info.description, name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_methods_defaults_fit_every_data_set(method: str) -> None:
+    for dataset in NAMES:
+        for protocol in ("default", "zero-shot"):
+            assert resolve(method, {"dataset": dataset, "protocol": protocol}).dataset == dataset
 
 
 @given(

@@ -177,6 +177,7 @@ METHOD_ON_DATASET_DEFAULTS |= {
         "eval_step_size": 8 / 255 / 30,
         "select_on": "last",
     },
+    ("prototypes", "pacs"): {"batch_size": 112},
     ("prototypes", "digits"): {"weight_decay": 0.0, "few_shot_ways": (5,), "verification_trials": 20_000},
 }  # fmt: skip
 
