@@ -88,6 +88,32 @@ def prepare(lines: list[str]) -> list[str]:
     return list(_tables(found))
 
 
+_ATTRIBUTES = re.compile(r"    (\w+(?:, \w+)+): (.*)")
+
+
+def _one_attribute_an_entry(lines: list[str]) -> list[str]:
+    """`weight, bias: …` of a section of attributes as an entry of each, which napoleon makes of arguments alone."""
+    found: list[str] = []
+    names: list[str] = []
+    entry: list[str] = []
+    inside = False
+    for line in [*lines, ""]:
+        if names and not line.startswith("     "):
+            for name in names:
+                found += [f"    {name}: {entry[0]}", *entry[1:]]
+            names, entry = [], []
+        if line and not line.startswith(" "):
+            inside = line.startswith("Attributes:")
+        match = _ATTRIBUTES.match(line) if inside else None
+        if match:
+            names, entry = match[1].split(", "), [match[2]]
+        elif names:
+            entry.append(line)
+        else:
+            found.append(line)
+    return found[:-1]
+
+
 def _plain_bars(line: str) -> str:
     """Bars outside of backticks escaped, which would ask for a substitution; those of tables stay."""
     if line.lstrip().startswith("|") and line.rstrip().endswith("|"):
@@ -114,9 +140,9 @@ def _tables(lines: list[str]) -> Iterator[str]:
 
 
 def _process(app: Sphinx, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = prepare(lines)
+    lines[:] = prepare(_one_attribute_an_entry(lines))
     if what in ("property", "attribute", "data"):
-        lines.insert(0, "")  # else napoleon takes what is before a colon in the first line for a type
+        lines[:0] = ["..", ""]  # else napoleon takes what is before a colon in the first line for a type
 
 
 def _signature(
