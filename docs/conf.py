@@ -38,6 +38,7 @@ napoleon_use_ivar = True
 napoleon_preprocess_types = False
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_inherit_docstrings = False  # PyTorch's words on what we override say nothing of ours
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
@@ -45,16 +46,19 @@ python_maximum_signature_line_length = 80
 add_module_names = False
 
 # Everything of ours must resolve. What others document is not looked up: the build works offline.
+smartquotes = False  # MP'' is no quotation
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|torchvision|numpy|np|npt|nn|pydantic|pathlib|collections|PIL|rich|tyro|abc|annotated_types|types|contextlib)(\..*)?"),
+    (
+        r"py:.*",
+        r"(torch|torchvision|numpy|np|npt|nn|pydantic|pathlib|collections|PIL|rich|tyro|abc|annotated_types|types|contextlib)(\..*)?",
+    ),
     (r"py:class", r"robustdml_ext\.attacks\.streams\.Found"),  # a type variable
     (r"py:.*", r"(Path|Tensor|Any|Generator|Dataset|Module|Callable|Sequence|Mapping|Iterable|Iterator|ndarray)"),
 ]
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
-suppress_warnings: list[str] = []
 
 html_theme = "furo"
 html_title = f"robustdml_ext {release}"

@@ -52,7 +52,14 @@ def code(
     if full is None:
         return [plain], []
     link = addnodes.pending_xref(
-        text, plain, refdomain="py", reftype="obj", reftarget=full, refexplicit=True, ours=True, refdoc=_document(inliner)
+        text,
+        plain,
+        refdomain="py",
+        reftype="obj",
+        reftarget=full,
+        refexplicit=True,
+        ours=True,
+        refdoc=_document(inliner),
     )
     return [link], []
 

@@ -27,8 +27,8 @@ def benchmark_pages() -> str:
     parts = [
         f"{len(on_cuda)} of these {len(files)} files were measured on a GPU."
         if on_cuda
-        else "**No result of a GPU exists.** Every figure here was measured on a CPU; what the CUDA kernels cost on a GPU "
-        "is not known."
+        else "**No result of a GPU exists.** Every figure here was measured on a CPU; what the CUDA kernels cost on a "
+        "GPU is not known."
     ]
     parts += [_page(file, content) for file, content in zip(files, contents, strict=True)]
     return "\n\n".join(parts)

@@ -12,6 +12,7 @@ from tables import plain, table
 
 from robustdml_ext import run
 from robustdml_ext.recipes import METHODS, RecipeError, defaults_for, resolve
+from robustdml_ext.recipes.commandline import _RunFlags
 from robustdml_ext.recipes.defense_options import READ_BY
 from robustdml_ext.recipes.options import GROUPS
 from robustdml_ext.recipes.regularizer_options import READ_WITH
@@ -23,7 +24,7 @@ _WIDTH = "88"
 def command_line() -> str:
     """All commands: an overview, the options of training in groups, and each tool's help."""
     parts = ["## Overview", _literal(run._overview()), "## Options of training", _RULES]
-    parts += ["### The run itself", _literal(_run_flags())]
+    parts += ["### The run itself", *_run_flags()]
     for group in GROUPS:
         parts.append(f"### {_heading(group.__name__)}\n\n{plain(group.__doc__)}")
         parts += [_option(name, info) for name, info in group.model_fields.items()]
@@ -71,22 +72,21 @@ def _help(words: list[str]) -> str:
     return printed.getvalue()
 
 
-def _run_flags() -> str:
-    """The box of a training command's help that is about the run, and no part of the recipe."""
-    lines = _help(["standard", "--help"]).splitlines()
-    start = next(k for k, line in enumerate(lines) if "run options" in line)
-    end = next(k for k in range(start, len(lines)) if lines[k].startswith("╰"))
-    return "\n".join(lines[start : end + 1])
+def _run_flags() -> list[str]:
+    """The flags that are about the run, and no part of the recipe."""
+    found = []
+    for name, kind in typing.get_type_hints(_RunFlags, include_extras=True).items():
+        annotated, argument = typing.get_args(kind)
+        value = "" if annotated is bool else f" {_values(annotated)}"
+        found.append(f"````{{option}} --{name}{value}\n{plain(argument.help)}\n````")
+    return found
 
 
 def _option(name: str, info: Any) -> str:
     flag = name.replace("_", "-")
     said = [plain(info.description)]
     kind = info.annotation
-    if kind is bool:
-        signature = f"--{flag}, --no-{flag}"
-    else:
-        signature = f"--{flag} {_values(kind)}"
+    signature = f"--{flag}, --no-{flag}" if kind is bool else f"--{flag} {_values(kind)}"
     said.append(f"Default: `{_value(info.default)}`." + (" Neutral." if name in NEUTRAL_FIELDS else ""))
     if name in READ_BY:
         said.append(f"Read by {', '.join(READ_BY[name])}.")

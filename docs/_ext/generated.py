@@ -7,7 +7,8 @@ A line of a page that is one of these comments is replaced:
     <!-- example: add_loss.py -->         a literal file of guides/examples, which a test runs
     <!-- recipes: mdprop -->              packaged recipes with the published figures
     <!-- command line -->                 every command with every option
-    <!-- methods -->, <!-- attacks -->, <!-- class attacks -->, <!-- checks -->, <!-- corruptions -->, <!-- data sets -->
+    <!-- methods -->                      tables of what the package lists; likewise attacks, class attacks, checks,
+                                          corruptions, data sets
     <!-- benchmarks -->                   benches/results/*.json
 """
 
@@ -34,7 +35,9 @@ def _readme(argument: str) -> str:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     for line in (first, last):
         if lines.count(line) != 1:
-            raise ExtensionError(f"README.md has {lines.count(line)} lines {line!r}, which a page of the site begins or ends at")
+            raise ExtensionError(
+                f"README.md has {lines.count(line)} lines {line!r}, which a page of the site begins or ends at"
+            )
     part = lines[lines.index(first) + 1 : lines.index(last)]
     kept = [line for line in part if not _MARK.match(line) and not re.fullmatch(r"<!-- /?[\w-]+ -->", line)]
     return "\n".join(kept).strip().replace("](docs/", "](/")

@@ -45,11 +45,11 @@ def recipe_tables(paper: str) -> str:
 
 def _clean(rows: list[tuple[str, str, Published]]) -> str:
     names = list(dict.fromkeys(name for _, _, published in rows for name in published.clean))
-    return table(
-        ["recipe", *map(_heading, names)],
-        [[_recipe(name, title), *_cells(published.clean, published.clean_deviation, names)] for name, title, published in rows],
-        "l" + "r" * len(names),
-    )  # fmt: skip
+    lines = [
+        [_recipe(name, title), *_cells(published.clean, published.clean_deviation, names)]
+        for name, title, published in rows
+    ]
+    return table(["recipe", *map(_heading, names)], lines, "l" + "r" * len(names))
 
 
 def _clean_and_attacked(rows: list[tuple[str, str, Published]]) -> str:

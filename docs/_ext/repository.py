@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +35,7 @@ def line_of(path: str, name: str) -> int:
     return names[name]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _names(file: Path) -> dict[str, int]:
     found: dict[str, int] = {}
 

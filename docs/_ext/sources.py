@@ -24,7 +24,15 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import ReferenceRole
 from sphinx.util.nodes import make_refnode
 
-_LANGUAGES = {".py": "python", ".cpp": "cpp", ".h": "cpp", ".cu": "cuda", ".cuh": "cuda", ".yaml": "yaml", ".toml": "toml"}
+_LANGUAGES = {
+    ".py": "python",
+    ".cpp": "cpp",
+    ".h": "cpp",
+    ".cu": "cuda",
+    ".cuh": "cuda",
+    ".yaml": "yaml",
+    ".toml": "toml",
+}
 
 
 class source(nodes.Inline, nodes.TextElement):
@@ -41,7 +49,9 @@ class SourceRole(ReferenceRole):
             line = line_of(path, name) if name else 0
         except ValueError as error:
             return [], [self.inliner.reporter.warning(f"src: {error}", line=self.lineno)]
-        text = self.title if self.has_explicit_title else name or path
+        text = self.title if self.has_explicit_title else path
+        if name and not self.has_explicit_title:
+            text = f"{path.removeprefix('robustdml_ext/')}: {name}"
         node = source("", path=path, line=line)
         node += nodes.literal(text, text)
         return [node], []

@@ -94,7 +94,9 @@ def test_data_set_reads_its_layout(tmp_path: Path) -> None:
     splits = leaves.load(ReadOptions(root=tmp_path))
     assert splits.train.class_names == ["ash", "elm"] and splits.test.class_names == ["fir", "oak"]
     assert splits.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert splits.train[3].shape == (3, 32, 32) and float(splits.train[3][0].mean()) == pytest.approx(200 / 255, abs=1e-3)
+    assert splits.train[3].shape == (3, 32, 32) and float(splits.train[3][0].mean()) == pytest.approx(
+        200 / 255, abs=1e-3
+    )
     assert "train 6 images of 2 classes" in leaves.probe(tmp_path)
     assert leaves.Leaves(tmp_path, "test").classes == ["fir", "oak"]
     shutil.rmtree(tmp_path / "leaves" / "test")

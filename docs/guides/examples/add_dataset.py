@@ -22,7 +22,9 @@ from robustdml_ext.data.splits import DataSplits
 FOLDERS = ("leaves", "Leaves")  # names that its archive unpacks to
 PUBLISHED = {"train": (6, 2), "test": (6, 2)}  # images, classes
 SUMMARY = "Leaves, 6 + 6 photographs of 4 plants; needs --root"
-WHERE = "Unpack leaves.zip and give the folder leaves (or the one that holds it) as --root; expected in it: train/, test/."
+WHERE = (
+    "Unpack leaves.zip and give the folder leaves (or the one that holds it) as --root; expected in it: train/, test/."
+)
 PROTOCOLS = {"zero-shot": "two plants train, the other two test"}
 ARCHIVES = ()  # what --download could get, had it an official address
 

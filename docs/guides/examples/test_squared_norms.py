@@ -16,7 +16,11 @@ from robustdml_ext.ops.squared_norms import squared_norms_reference
 @given(st.integers(0, 9), st.integers(0, 70), st.sampled_from(DEVICES), st.integers(0, 99))
 def test_it_is_its_definition(count: int, dimensions: int, device: str, seed: int) -> None:
     rows = torch.randn(count, dimensions, generator=torch.Generator().manual_seed(seed)).to(device)
-    exact = torch.stack([sum((v * v for v in row), row.new_zeros(())) for row in rows.double()]) if count else rows[:, :0].sum(1)
+    exact = (
+        torch.stack([sum((v * v for v in row), row.new_zeros(())) for row in rows.double()])
+        if count
+        else rows[:, :0].sum(1)
+    )
     assert_as_good_as(ops.squared_norms(rows), squared_norms_reference(rows), exact)
 
 
