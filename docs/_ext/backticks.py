@@ -162,6 +162,12 @@ def _signature(
     return (re.sub(r"<[^<>]*>", "...", signature), returned) if signature else None
 
 
+def _dashes(app: Sphinx, doctree: nodes.document) -> None:
+    """A dash between an argument and its text; in the text itself two hyphens begin an option and stay."""
+    for text in list(doctree.findall(lambda node: isinstance(node, nodes.Text) and node == " -- ")):
+        text.parent.replace(text, nodes.Text(" – "))
+
+
 def _leave(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, content: nodes.TextElement) -> Any:
     """A public name that has no entry of its own, as a constant has none, stays plain code."""
     return content if node.get("ours") else None
@@ -170,6 +176,7 @@ def _leave(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, cont
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers the role and what reads docstrings."""
     app.add_role("backticks", code)
+    app.connect("doctree-read", _dashes)
     app.connect("missing-reference", _leave)
     app.connect("autodoc-process-docstring", _process, priority=100)  # before napoleon
     app.connect("autodoc-process-signature", _signature)

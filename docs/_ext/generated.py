@@ -40,7 +40,7 @@ def _readme(argument: str) -> str:
             )
     part = lines[lines.index(first) + 1 : lines.index(last)]
     kept = [line for line in part if not _MARK.match(line) and not re.fullmatch(r"<!-- /?[\w-]+ -->", line)]
-    return "\n".join(kept).strip().replace("](docs/", "](/")
+    return "\n".join(kept).strip().replace("](docs/", "](/").replace(" ± ", "\u00a0±\u00a0")
 
 
 def _file(name: str) -> str:
