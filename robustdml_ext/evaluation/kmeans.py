@@ -22,11 +22,12 @@ DIFFERENCES_AT_ONCE = 2**16
 class KMeansFit:
     """What k-means found, on the device of the points.
 
-    assignment: each point's nearest of `centroids`, int64 [N]; equal distances go to the lower index.
-    centroids: float64 [K, D], in the units of the points.
-    objective: the sum over the points of the squared Euclidean distance to their centroid, in float64, in the
-        units of the points, squared.
-    iterations: how many times the centroids moved; fewer than asked for where nothing changed any more.
+    Attributes:
+        assignment: each point's nearest of `centroids`, int64 [N]; equal distances go to the lower index.
+        centroids: float64 [K, D], in the units of the points.
+        objective: the sum over the points of the squared Euclidean distance to their centroid, in float64, in the
+            units of the points, squared.
+        iterations: how many times the centroids moved; fewer than asked for where nothing changed any more.
     """
 
     assignment: Tensor

@@ -160,7 +160,7 @@ def curves_table(groups: Sequence[CurveGroup], metrics: Sequence[str]) -> Table:
     """Return each curve's last and best values, mean ± deviation over seeds; the best is that of the mean.
 
     Raises:
-        ReportError: as :func:`panels`.
+        ReportError: as `panels`.
     """
     table = Table(title="Curves: mean ± standard deviation over seeds", title_justify="left")
     for heading, justify in (("curve", "left"), ("seeds", "right"), ("last", "right"), ("at", "right")):
