@@ -113,7 +113,7 @@ class Block(nn.Module):
         self.first, self.second = layer_of(activation), layer_of("identity")
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.first(x) + x)
+        y = torch.relu(self.first(-x) + x)
         return torch.relu(self.second(y) - y + self.second(0.5 * y) + y)
 
 
