@@ -8,6 +8,7 @@ from robustdml_ext.models.ensemble import Ensemble
 from robustdml_ext.models.fusion import fused_forward
 from robustdml_ext.models.lenet import LeNet
 from robustdml_ext.models.norm import DistributionNorm, NormContext
+from robustdml_ext.models.norm_act import DistributionNormAct
 from robustdml_ext.models.plain import PlainEmbedder, plain_embedder
 from robustdml_ext.models.prototypical import Head, PrototypicalClassifier, PrototypicalHeads, class_means
 from robustdml_ext.models.similarity import SimilarityNetwork
@@ -19,6 +20,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "DistributionNorm",
+    "DistributionNormAct",
     "Embedder",
     "EmbedderEnsemble",
     "Ensemble",

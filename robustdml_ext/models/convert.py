@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustdml_ext.models.norm import DistributionNorm, NormContext, check_distribution
+from robustdml_ext.models.norm_act import DistributionNormAct, is_norm_act
 
 CONVERTIBLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -20,7 +21,8 @@ def convert_norms(
     """Replaces every batch norm layer in `module`, in place, by a `DistributionNorm` of K distributions.
 
     All distributions start from the layer's γ, β and running statistics; the auxiliary ones, k ≥ 1, then get
-    the optional noise γ^k of MDProp's Algorithm 1 on γ and β. The layers share one `NormContext`.
+    the optional noise γ^k of MDProp's Algorithm 1 on γ and β. The layers share one `NormContext`. timm's
+    layers that are norm, drop and activation in one keep all three (`DistributionNormAct`).
 
     Args:
         module: the network; itself no batch norm layer.
@@ -45,6 +47,8 @@ def convert_norms(
             raise TypeError(f"module: {name or 'it'} is converted already; use to_plain first")
         if not isinstance(layer, _BatchNorm):
             return None
+        if is_norm_act(layer):
+            return DistributionNormAct.from_plain(layer, context)
         if type(layer) not in CONVERTIBLE:
             raise TypeError(f"module: {name or 'it'} is a {type(layer).__name__}, which cannot be converted")
         return DistributionNorm.from_plain(layer, context)

@@ -53,14 +53,12 @@ def fused_forward(network: nn.Module) -> Callable[[Tensor], Tensor] | None:
 
 
 def _is_norm(network: nn.Module, node: object) -> bool:
-    return (
-        isinstance(node, fx.Node)
-        and node.op == "call_module"
-        and isinstance(network.get_submodule(str(node.target)), DistributionNorm)
-        and len(node.args) == 1
-        and not node.kwargs
-        and len(node.users) == 1
-    )
+    """Whether the node is a norm layer, with nothing after the norm inside of it, and has a single user."""
+    if not isinstance(node, fx.Node) or node.op != "call_module":
+        return False
+    layer = network.get_submodule(str(node.target))
+    norm = isinstance(layer, DistributionNorm) and layer.only_norm
+    return norm and len(node.args) == 1 and not node.kwargs and len(node.users) == 1
 
 
 def _is_relu(network: nn.Module, node: fx.Node) -> bool:

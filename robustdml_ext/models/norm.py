@@ -139,6 +139,11 @@ class DistributionNorm(nn.Module):
         made.train(norm.training)
         return made
 
+    @property
+    def only_norm(self) -> bool:
+        """Whether nothing follows the norm inside of the layer, so that a sum or a ReLU after it can be fused."""
+        return True
+
     def plain(self, distribution: int = 0) -> nn.Module:
         """The plain batch norm layer of one distribution.
 
