@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from prototypes_run import judged, train
+from prototypes_run import judged, train, write_digits
 
 from robustdml_ext import data, run
 from robustdml_ext.evaluation import embed
@@ -148,6 +148,29 @@ def test_what_cannot_be_judged_ends_with_2_and_one_message(
         said = capsys.readouterr().err
         assert message in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_without_names_knows_its_classes_by_their_places(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_digits(tmp_path / "data", 20, 1, 6)  # of class folders, 1 to 3 train and are numbered from 0
+    words = ["prototypes", "--dataset", "folder", "--root", str(root), "--arch", "small", "--weights", "none"]
+    words += ["--image-size", "8", "--channels", "1", "--batch-size", "30", "--samples-per-class", "10"]
+    words += ["--epochs", "40", "--select-on", "last"]
+    words += ["--threads", "1", "--few-shot-ways", "--verification-trials", "0", "--out", str(tmp_path / "run")]
+    assert run.main(words) == 0
+    words = ["--task", "classification", "--attacks", "none", *QUICK]
+    figures = []
+    for name in ("classifier.pt", "last.pt"):
+        out = tmp_path / name.partition(".")[0]
+        own = ["evaluate", str(tmp_path / "run" / name), "--split", "train", "--out", str(out)]
+        assert run.main([*own, *words]) == 0, capsys.readouterr().err
+        figures.append(judged(out)["results"][0]["metrics"])
+    assert figures[0] == figures[1] and figures[0]["accuracy_similarity"] > 0.5
+    capsys.readouterr()
+    assert run.main(["evaluate", str(tmp_path / "run" / "last.pt"), *words]) == 2
+    error = capsys.readouterr().err
+    assert "has no names of its 3 classes" in error and "of folder that it was trained on alone" in error
 
 
 def test_only_the_heads_that_were_trained_are_judged(tmp_path: Path) -> None:
