@@ -40,6 +40,8 @@ examples:
       on Stanford Online Products; the same command goes on after it was stopped
   {program} ablate standard --loss triplet --vary triplet-margin --values 0.05 0.1 0.2 --seeds 0 1 2
       what an option does, over seeds, in one table; the same command goes on after it was stopped
+  {program} table 'mdprop/table1*' --seeds 3 --root DIR
+      a paper's table with ours beside the published figures; the same command goes on after it was stopped
   {program} evaluate runs/sop --corruptions all
       everything that may befall a trained model, in one table with one score
   torchrun --nproc-per-node 2 -m robustdml_ext.run mdprop --recipe mdprop/table3-sop-mdprop-1-5 --root DIR

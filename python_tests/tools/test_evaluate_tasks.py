@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
-from prototypes_run import judged, train
+from prototypes_run import judged, train, write_digits
 
 from robustdml_ext import data, run
 from robustdml_ext.evaluation import embed
 from robustdml_ext.models import build_embedder
+from robustdml_ext.tools.evaluate_options import Evaluate, JudgmentOptions, ModelOptions, TaskOptions
 from robustdml_ext.tools.models import find_model
+from robustdml_ext.tools.task_options import READ_BY, check_options
 from robustdml_ext.tools.tasks import class_attacks, step_size
 
-QUICK = ("--threads", "1", "--device", "cpu", "--episodes", "20", "--trials", "500")
+QUICK = ("--threads", "1", "--device", "cpu")
+FEW = ("--episodes", "20", "--trials", "500")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +77,7 @@ def test_few_shot_verification_and_retrieval_together(
 ) -> None:  # fmt: skip
     tasks = ["few-shot", "verification", "retrieval"]
     words = ["evaluate", str(trained), "--task", *tasks, "--ways", "2", "5", "--shots", "1", "--recall-at", "1", "3"]
-    assert run.main([*words, "--queries", "4", *QUICK]) == 0
+    assert run.main([*words, "--queries", "4", *FEW, *QUICK]) == 0
     result = judged(trained / "evaluation-digits-test-few-shot+verification+retrieval")
     (entry,) = result["results"]
     figures = entry["metrics"]
@@ -113,7 +118,7 @@ def test_scorers_are_those_asked_for_and_the_first_has_the_plain_recall(
 def test_a_model_without_prototypes_is_judged_by_the_cosine(
     plain: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["evaluate", *plain, "--task", "retrieval", "verification", "few-shot", "--limit", "300", *QUICK]
+    words = ["evaluate", *plain, "--task", "retrieval", "verification", "few-shot", "--limit", "300", *FEW, *QUICK]
     assert run.main([*words, "--out", str(tmp_path / "out")]) == 0
     result = judged(tmp_path / "out")
     figures = result["results"][0]["metrics"]
@@ -144,10 +149,70 @@ def test_what_cannot_be_judged_ends_with_2_and_one_message(
         (own, ["--task", "verification", "--trials", "many"], "trials must be a number above 0, all; got 'many'"),
         (own, ["--task", "verification", "--trials", "0"], "trials must be a number above 0"),
     ):
-        assert run.main(["evaluate", *model, *words, *QUICK[:4], *out]) == 2, message
+        assert run.main(["evaluate", *model, *words, *QUICK, *out]) == 2, message
         said = capsys.readouterr().err
         assert message in said and len(said.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_without_names_knows_its_classes_by_their_places(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_digits(tmp_path / "data", 20, 1, 6)  # of class folders, 1 to 3 train and are numbered from 0
+    words = ["prototypes", "--dataset", "folder", "--root", str(root), "--arch", "small", "--weights", "none"]
+    words += ["--image-size", "8", "--channels", "1", "--batch-size", "30", "--samples-per-class", "10"]
+    words += ["--epochs", "40", "--select-on", "last"]
+    words += ["--threads", "1", "--few-shot-ways", "--verification-trials", "0", "--out", str(tmp_path / "run")]
+    assert run.main(words) == 0
+    words = ["--task", "classification", "--attacks", "none", *QUICK]
+    figures = []
+    for name in ("classifier.pt", "last.pt"):
+        out = tmp_path / name.partition(".")[0]
+        own = ["evaluate", str(tmp_path / "run" / name), "--split", "train", "--out", str(out)]
+        assert run.main([*own, *words]) == 0, capsys.readouterr().err
+        figures.append(judged(out)["results"][0]["metrics"])
+    assert figures[0] == figures[1] and figures[0]["accuracy_similarity"] > 0.5
+    capsys.readouterr()
+    assert run.main(["evaluate", str(tmp_path / "run" / "last.pt"), *words]) == 2
+    error = capsys.readouterr().err
+    assert "has no names of its 3 classes" in error and "of folder that it was trained on alone" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ways", "3"], "--ways is read by --task few-shot alone; got --task suite"),
+        (["--trials", "7"], "--trials is read by --task verification alone"),
+        (["--scorers", "cosine"], "--scorers is read by --task retrieval or verification or few-shot alone"),
+        (["--heads", "dense", "--task", "retrieval"], "--heads is read by --task classification alone"),
+        (["--step-size", "0.1", "--task", "few-shot"], "--step-size is read by --task classification alone"),
+        (["--attacks", "pgd", "--task", "retrieval"], "--attacks is read by --task suite or classification alone"),
+        (["--episodes", "7", "--task", "retrieval", "verification"], "got --task retrieval verification"),
+        (["--symmetric", "--task", "few-shot"], "--symmetric is read by --task verification alone"),
+        (["--corruptions", "all", "--task", "classification"], "--corruptions is read by --task suite alone"),
+        (["--metrics", "recall", "--task", "retrieval"], "--metrics is read by --task suite alone"),
+        (["--surrogate", "small", "--task", "retrieval"], "--surrogate is read by --task suite alone"),
+    ],
+)
+def test_an_option_of_other_tasks_is_refused_before_anything_is_read(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(["evaluate", "nowhere", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_option_of_a_task_alone_is_known_to_be() -> None:
+    """Those whose help says of which task they are, and which the default leaves as they are."""
+    said = {
+        field.name: arguments.help.partition("Of ")[2]
+        for field in dataclasses.fields(TaskOptions)
+        for arguments in get_type_hints(TaskOptions, include_extras=True)[field.name].__metadata__
+        if (arguments.help or "").startswith("Of ")
+    }
+    assert len(said) == 8
+    for name, text in said.items():
+        assert text.startswith(READ_BY[name][0]) and len(READ_BY[name]) == 1
+    check_options(Evaluate(ModelOptions("x"), judgment=JudgmentOptions(attacks=("none",))))
 
 
 def test_only_the_heads_that_were_trained_are_judged(tmp_path: Path) -> None:

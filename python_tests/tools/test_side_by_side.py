@@ -15,7 +15,8 @@ import pytest
 from commands import environment_with
 
 from robustdml_ext.recipes import make_recipe
-from robustdml_ext.tools.side_by_side import LOG, Lane, command_of, duration, lanes_for
+from robustdml_ext.tools.lanes import Lane, lanes_for
+from robustdml_ext.tools.side_by_side import LOG, command_of, duration
 from robustdml_ext.tools.table_plan import plan_table
 
 RECIPE = {

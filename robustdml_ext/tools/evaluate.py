@@ -26,6 +26,7 @@ from robustdml_ext.recipes import Recipe
 from robustdml_ext.tools.evaluate_options import Evaluate, JudgmentOptions, Words
 from robustdml_ext.tools.images import batches_of, limited, load_images, split_of
 from robustdml_ext.tools.models import FoundModel, find_model, together
+from robustdml_ext.tools.task_options import check_options
 from robustdml_ext.tools.tasks import check_tasks, judge_tasks, task_lines, task_protocol
 from robustdml_ext.tools.terminal import console as make_console
 from robustdml_ext.tools.tool import Train
@@ -56,6 +57,7 @@ def evaluate_command(asked: Evaluate, console: Console) -> int:
     if asked.place.threads is not None:
         torch.set_num_threads(asked.place.threads)
     began = time.perf_counter()
+    check_options(asked)
     try:
         subject = asked.subject
         of_tasks = asked.tasks.task != ("suite",)

@@ -34,12 +34,14 @@ class FoundModel:
         facts: what a result says of it.
         recipe: of a checkpoint, what it was trained by.
         classifier: of a checkpoint of `prototypes`, channels → the whole classifier, on the CPU, in eval mode.
+        names_classes: whether the classifier knows what its classes are called, and not just their order.
     """
 
     build: Callable[[int], nn.Module]
     facts: dict[str, Any]
     recipe: Recipe | None = None
     classifier: Callable[[int], PrototypicalClassifier] | None = None
+    names_classes: bool = True
 
 
 def find_model(
@@ -125,7 +127,8 @@ def _from_checkpoint(path: Path, inference: str | None = None) -> FoundModel:
 
     facts = {"kind": "checkpoint", "name": str(path), "step": state["step"], "arch": recipe.arch}
     facts["channels"] = int(means[0].shape[1])
-    return FoundModel(build, facts, recipe, build_whole if recipe.method == "prototypes" else None)
+    whole = build_whole if recipe.method == "prototypes" else None
+    return FoundModel(build, facts, recipe, whole, names_classes=state.get("class_names") is not None)
 
 
 def _last_inference(folder: Path) -> str | None:

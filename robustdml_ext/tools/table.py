@@ -12,7 +12,9 @@ import tyro
 from rich.console import Console
 
 from robustdml_ext.recipes import RecipeError
+from robustdml_ext.tools.lanes import Lane, lanes_for
 from robustdml_ext.tools.planned_runs import is_finished, part_words, refuse_flags, run_in_turn, tell_as
+from robustdml_ext.tools.side_by_side import run_side_by_side
 from robustdml_ext.tools.sole_user import sole_user
 from robustdml_ext.tools.table_plan import TableRow, TableRun, changed, is_begun, missing_data, plan_table
 from robustdml_ext.tools.terminal import console as make_console
@@ -126,11 +128,9 @@ def table_command(words: Sequence[str], prog: str, console: Console, train: Trai
         def after() -> None:
             _write(rows, root, remarks, notes)
 
-        jobs = asked.jobs
+        jobs, lanes = asked.jobs, list[Lane]()
         if jobs != 1 and not all(finished[run] for run in runs):
-            from robustdml_ext.tools.side_by_side import Lane, lanes_for, run_side_by_side
-
-            lanes: list[Lane] = lanes_for(plan[0].request.recipe, jobs)
+            lanes = lanes_for(plan[0].request.recipe, jobs)
             jobs = len(lanes)
         if jobs is not None and jobs > 1:
             todo = [run for run in runs if not finished[run]]

@@ -32,6 +32,7 @@ from robustdml_ext.tools.images import batches_of
 from robustdml_ext.tools.models import FoundModel
 from robustdml_ext.tools.words import chosen_names, number_of
 from robustdml_ext.training import RunRefusedError
+from robustdml_ext.training.folder import CLASSIFIER
 from robustdml_ext.training.task_result import check_trials, heads_of
 
 _STANDARD = ("fgsm", "pgd")
@@ -141,7 +142,8 @@ def judge_tasks(
         if "classification" in asked.tasks.task:
             assert classifier is not None
             heads = trained_heads(asked, found)
-            entries = _classification(asked, classifier, heads, images, device, norm, epsilons, console)
+            places = prototype_places(asked, found, classifier, splits, images)
+            entries = _classification(asked, classifier, heads, images, places, device, norm, epsilons, console)
         clean: dict[str, float] = {}
         began = time.perf_counter()
         if others := [task for task in asked.tasks.task if task != "classification"]:
@@ -160,11 +162,35 @@ def judge_tasks(
     return entries
 
 
+def prototype_places(
+    asked: Evaluate, found: FoundModel, classifier: PrototypicalClassifier, splits: DataSplits, images: LabeledImages
+) -> Tensor:
+    """For each class of the images the place of its prototype, int64 `[classes]`: by name, or else by position.
+
+    A checkpoint of training names no classes. They are in the order of the classes that it was trained on.
+
+    Raises:
+        ValueError: classes without a prototype.
+    """
+    if found.names_classes:
+        return places_of(images.class_names, classifier)
+    recipe, own = found.recipe, list(splits.train.class_names)
+    assert recipe is not None
+    same = recipe.dataset == splits.name and asked.images.protocol in (None, recipe.protocol)
+    if not same or list(images.class_names) != own or len(own) != classifier.heads.classes:
+        raise ValueError(
+            f"classes: {found.facts['name']} has no names of its {classifier.heads.classes} classes, and is judged on "
+            f"those of {recipe.dataset} that it was trained on alone; the {CLASSIFIER} of a finished run has names"
+        )
+    return torch.arange(len(own))
+
+
 def _classification(
     asked: Evaluate,
     classifier: PrototypicalClassifier,
     heads: tuple[str, ...],
     images: LabeledImages,
+    places: Tensor,
     device: torch.device,
     norm: str,
     epsilons: tuple[float, ...],
@@ -182,7 +208,7 @@ def _classification(
             batches_of(asked.place, images, device),
             threats,
             heads=heads,
-            prototype_of=places_of(images.class_names, classifier),
+            prototype_of=places,
             seed=judgment.seed,
             device=device,
             progress=lambda what, number, total: status.update(f"judging, attack {number} of {total}: {what}"),
