@@ -30,6 +30,7 @@ TOOLS = {
     "show": "A recipe, whole, and the figures published for it.",
     "compare": "Finished runs side by side: mean and deviation over seeds, as a table and a figure.",
     "curves": "Curves over training, of finished or running runs: mean and deviation over seeds.",
+    "report": "One HTML page of a run, or of several side by side: figures, curves, maps, retrieval sheets, threats.",
     "doctor": "Versions, kernel libraries, GPU and data sets: what is live, and why the rest is not.",
 }
 

@@ -1,4 +1,4 @@
-"""The tools of the command line, beside training: evaluate, enroll, ablate, list, show, compare, curves, doctor."""
+"""The tools of the command line, beside training: evaluate, report, ablate and the rest of `run`'s list."""
 
 from __future__ import annotations
 
@@ -150,6 +150,10 @@ def run(command: str, options: Sequence[str], prog: str, train: Callable[[Reques
         return evaluate_command(
             tyro.cli(Evaluate, args=list(options), prog=prog, config=(tyro.conf.OmitArgPrefixes,)), console()
         )
+    if command == "report":
+        from robustdml_ext.tools.report import Report, report_command
+
+        return report_command(tyro.cli(Report, args=list(options), prog=prog), console())
     return _doctor(tyro.cli(Doctor, args=list(options), prog=prog))
 
 
