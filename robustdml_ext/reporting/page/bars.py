@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robustdml_ext.reporting.page.drawing import Panel, draw_panel
 from robustdml_ext.reporting.style import COLORS, FAINT, rule
@@ -26,7 +26,9 @@ class BarSeries:
     bars: Mapping[str, tuple[float, float | None, str]]
 
 
-def draw_bars(identity: str, alt: str, names: Sequence[str], series: Sequence[BarSeries], axis: str) -> Panel:
+def draw_bars(
+    identity: str, alt: str, names: Sequence[str], series: Sequence[BarSeries], axis: str, most: float | None = None
+) -> Panel:
     """Return bars under each name, the first name above.
 
     Args:
@@ -35,6 +37,7 @@ def draw_bars(identity: str, alt: str, names: Sequence[str], series: Sequence[Ba
         names: in the order from above.
         series: the bars of each run.
         axis: below, with the unit.
+        most: that a bar could reach, 100 of percents; the axis names no more.
     """
     thick = _THICK / len(series)
     largest = max((mean + (deviation or 0.0) for one in series for mean, deviation, _ in one.bars.values()), default=0)
@@ -54,6 +57,8 @@ def draw_bars(identity: str, alt: str, names: Sequence[str], series: Sequence[Ba
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(0, 1.24 * largest or 1.0)  # with room for the texts
+        if most is not None:
+            axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= most])
         axes.set_xlabel(axis)
         rule(axes, "x")
 
@@ -62,4 +67,5 @@ def draw_bars(identity: str, alt: str, names: Sequence[str], series: Sequence[Ba
         for one in series
     )
     height = 0.55 + len(names) * max(0.26, 0.17 * len(series))
-    return draw_panel(identity, f"{alt}. {said}", paint, (4.6, height))
+    panel = draw_panel(identity, f"{alt}. {said}", paint, (4.6, height))
+    return replace(panel, labels=frozenset(one.label for one in series))

@@ -50,13 +50,14 @@ def _term_order(name: str) -> tuple[bool, str]:
     return name != "loss", name
 
 
-def robustness_panels(groups: Sequence[PageGroup]) -> dict[str, list[Panel]]:
-    """Return the panels against ε (``epsilon``), against the attack's steps, and of ensembles' members."""
+def robustness_panels(groups: Sequence[PageGroup]) -> dict[str, list[list[Panel]]]:
+    """Return the panels against ε (``epsilon``), against the attack's steps, and of ensembles' members, by metric."""
     results = [group.results for group in groups]
-    drawn: dict[str, list[Panel]] = {"epsilon": [], "steps": [], "members": []}
+    drawn: dict[str, list[list[Panel]]] = {"epsilon": [], "steps": [], "members": []}
     for metric, heading, scale in robustness_metrics(results):
         if not any(metric in row for group in results for row in group.rows.values()):
             continue
+        of_metric: dict[str, list[Panel]] = {}
         for number, column in enumerate(robustness_columns(results)):
 
             def paint(
@@ -71,7 +72,9 @@ def robustness_panels(groups: Sequence[PageGroup]) -> dict[str, list[Panel]]:
             alt = f"{heading} under {column.title}" + (f" against {column.axis}" if column.axis else "")
             size = (max(3.9, column.width), 3.4 if column.shows == "members" else 2.8)
             identity = f"robustness-{metric.replace('@', '')}-{number}"
-            drawn[column.shows].append(draw_panel(identity, alt, paint, size))
+            of_metric.setdefault(column.shows, []).append(draw_panel(identity, alt, paint, size))
+        for shows, panels_ in of_metric.items():
+            drawn[shows].append(panels_)
     return drawn
 
 

@@ -64,7 +64,7 @@ def page(runs: Sequence[PageRun], scoring: Scoring) -> str:
     recall, loss = training_panels(groups)
     context: dict[str, Any] = {
         "title": groups[0].label if len(groups) == 1 else f"{len(groups)} methods side by side",
-        "keys": [{"label": group.label, **key_of(number)} for number, group in enumerate(groups)],
+        "keys_of_groups": [{"label": group.label, **key_of(number)} for number, group in enumerate(groups)],
         "runs": run_facts(groups),
         "recipes": recipes(groups),
         "threats": threats(groups),

@@ -37,12 +37,12 @@ class Panel:
     Attributes:
         svg: the drawing.
         width: it is shown at most so wide, in CSS pixels.
-        title: above the drawing; empty where it has one of its own.
+        labels: of the groups in it.
     """
 
     svg: Markup
     width: int
-    title: str = ""
+    labels: frozenset[str] = frozenset()
 
 
 def key_of(number: int) -> dict[str, str]:
@@ -74,8 +74,9 @@ def draw_panel(identity: str, alt: str, paint: Callable[[Axes], None], size: tup
             text.set_parse_math(False)  # type: ignore[attr-defined]
         out = io.BytesIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
+        labels = frozenset(map(str, axes.get_legend_handles_labels()[1]))
         told = ". ".join(part for part in (alt, _told(axes)) if part)
-    return Panel(_themed(out.getvalue(), identity, told), round(96 * size[0] * 1.15))
+    return Panel(_themed(out.getvalue(), identity, told), round(96 * size[0] * 1.15), labels)
 
 
 def _told(axes: Axes) -> str:
@@ -110,7 +111,8 @@ def _themed(svg: bytes, identity: str, alt: str) -> Markup:
     _drop_empty(root)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
-    root.attrib |= {"role": "img", "aria-label": alt}
+    # Black, which matplotlib leaves to SVG's default, is the first of the colors.
+    root.attrib |= {"role": "img", "aria-label": alt, "style": "fill:var(--c0)"}
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     text = ElementTree.tostring(root, encoding="unicode")

@@ -101,7 +101,7 @@ def recipes(groups: Sequence[PageGroup]) -> Recipes:
             )
     told = {words for words, _ in differing}
     first = groups[0].recipe
-    attacked = any(group.recipe.get("method") not in _PLAIN for group in groups)
+    attacked = all(group.recipe.get("method") not in _PLAIN for group in groups)
     alike = [
         (words, _text(first[name]))
         for name, words in _TOLD.items()

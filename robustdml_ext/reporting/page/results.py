@@ -198,6 +198,7 @@ class Evaluation:
     table: ResultTable | None
     tasks: ResultTable | None
     scores: list[Row]
+    meaning: str
     warnings: list[str]
 
 
@@ -232,5 +233,8 @@ def _evaluation(found: Sequence[tuple[int, PageRun, dict[str, Any]]], groups: Se
         for group, number in zip(own, numbers, strict=True)
         if group.scores
     ]
+    meaning = str(found[0][2].get("score_definition") or "")
     warnings = list(dict.fromkeys(f"{group.label}: {text}" for group in own for text in group.warnings))
-    return Evaluation(title, result_table(own, numbers), task_rows(own, numbers), scores, warnings)
+    return Evaluation(
+        title, result_table(own, numbers), task_rows(own, numbers), scores, meaning if scores else "", warnings
+    )
