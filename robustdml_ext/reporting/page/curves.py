@@ -75,6 +75,9 @@ def robustness_panels(groups: Sequence[PageGroup]) -> dict[str, list[list[Panel]
             of_metric.setdefault(column.shows, []).append(draw_panel(identity, alt, paint, size))
         for shows, panels_ in of_metric.items():
             drawn[shows].append(panels_)
+    for shows, rows in drawn.items():
+        if all(len(row) == 1 for row in rows):  # of one attack all metrics beside each other
+            drawn[shows] = [[panel for row in rows for panel in row]] if rows else []
     return drawn
 
 

@@ -76,6 +76,7 @@ def page(runs: Sequence[PageRun], scoring: Scoring) -> str:
         "results": result_table(results, numbers, [group.published for _, group in ended]),
         "tasks": task_rows(results, numbers),
         "evaluations": evaluations(groups),
+        "several_seeds": any(len(group.seeds) > 1 for group in results),
         "recall": recall,
         "loss": loss,
         "robustness": robustness_panels(groups),

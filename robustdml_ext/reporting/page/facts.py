@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from robustdml_ext.reporting.labels import attack_label, pixels_label
+from robustdml_ext.reporting.labels import attack_label, is_plain, pixels_label
 from robustdml_ext.reporting.page.runs import PageGroup, PageRun
 from robustdml_ext.reporting.results import SEED_AND_PLACE
 
@@ -23,7 +23,6 @@ _TOLD = {
     "select_on": "weights selected on",
 }  # fmt: skip
 _ATTACKERS = ("epsilon", "attack_steps", "targets")
-_PLAIN = frozenset({"standard", "pal"})
 _LOCAL = frozenset({"root", "out"})
 
 
@@ -101,7 +100,7 @@ def recipes(groups: Sequence[PageGroup]) -> Recipes:
             )
     told = {words for words, _ in differing}
     first = groups[0].recipe
-    attacked = all(group.recipe.get("method") not in _PLAIN for group in groups)
+    attacked = all(_is_attacked(group.recipe) for group in groups)
     alike = [
         (words, _text(first[name]))
         for name, words in _TOLD.items()
@@ -109,6 +108,11 @@ def recipes(groups: Sequence[PageGroup]) -> Recipes:
     ]
     whole = [(group, _yaml(group)) for group in groups]
     return Recipes(alike, differing, whole)
+
+
+def _is_attacked(recipe: Mapping[str, Any]) -> bool:
+    """Whether a run trains on images that are attacked, within an ε."""
+    return not is_plain(recipe) and recipe.get("adversarial") != "none"
 
 
 def _words(name: str) -> str:
