@@ -28,6 +28,7 @@ def _analysis(**changes: np.ndarray) -> Analysis:
     return Analysis(facts_of(NAMES), arrays_of(*noise()) | changes)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_analysis_of_other_weights_is_out_of_date(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "at")
     weights = folder / "last.pt"
@@ -44,6 +45,7 @@ def test_an_analysis_of_other_weights_is_out_of_date(tmp_path: Path) -> None:
         read_analysis(folder, "best.pt")
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("break_it", ["json", "npz", "format", "none"])
 def test_a_broken_analysis_is_told_of(tmp_path: Path, break_it: str) -> None:
     folder = write_run(tmp_path / "at")
@@ -101,6 +103,13 @@ def test_norms_are_drawn_for_each_pair() -> None:
     assert len(found.panels) == 6 and "γ of clean − γ of T1" in found.panels[0].svg
     with pytest.raises(AnalysisError, match="norm_gamma has the shape"):
         norm_differences(_analysis(norm_gamma=np.zeros((2, 48)), norm_beta=np.zeros((2, 48))), "norms", 0)
+
+
+def test_names_in_drawings_are_text() -> None:
+    analysis = _analysis()
+    analysis.facts["norms"]["distributions"][1] = "<b>$x$</b> & _T"
+    svg = norm_differences(analysis, "norms", 0).panels[0].svg
+    assert "&lt;b&gt;$x$&lt;/b&gt; &amp; _T" in svg and "<b>" not in svg
 
 
 def test_sheets_frame_by_class_and_magnify_the_perturbation() -> None:

@@ -12,6 +12,8 @@ from robustdml_ext.evaluation.score import area_under_curve
 from robustdml_ext.reporting import ReportError
 from robustdml_ext.reporting.page import group_runs, read_run, score_runs
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_runs_that_differ_in_the_seed_alone_are_one_group(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / f"{m}-{s}", m, s) for m in ("pal", "at") for s in (0, 1)]

@@ -39,24 +39,23 @@ def draw_bars(
         axis: below, with the unit.
         most: that a bar could reach, 100 of percents; the axis names no more.
     """
-    thick = _THICK / len(series)
     largest = max((mean + (deviation or 0.0) for one in series for mean, deviation, _ in one.bars.values()), default=0)
 
     def paint(axes) -> None:  # type: ignore[no-untyped-def]
-        for place, one in enumerate(series):
-            for row, name in enumerate(names):
-                if name not in one.bars:
-                    continue
+        for row, name in enumerate(names):
+            there = [one for one in series if name in one.bars]
+            thick = min(_THICK / max(1, len(there)), 0.5)
+            for place, one in enumerate(there):
                 mean, deviation, text = one.bars[name]
-                y = row - _THICK / 2 + thick * (place + 0.5)
+                y = row + thick * (place + 0.5 - len(there) / 2)
                 axes.barh(
                     y, mean, height=thick * 0.9, color=COLORS[one.number % len(COLORS)], xerr=deviation or None,
                     error_kw={"elinewidth": 1, "ecolor": FAINT},
                 )  # fmt: skip
-                axes.text(mean + (deviation or 0.0) + 0.012 * largest, y, text, va="center", fontsize=7.5)
+                axes.text(mean + (deviation or 0.0) + 0.012 * largest, y, text, va="center", fontsize=8.5)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlim(0, 1.24 * largest or 1.0)  # with room for the texts
+        axes.set_xlim(0, 1.34 * largest or 1.0)  # with room for the texts
         if most is not None:
             axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= most])
         axes.set_xlabel(axis)
@@ -67,5 +66,5 @@ def draw_bars(
         for one in series
     )
     height = 0.55 + len(names) * max(0.26, 0.17 * len(series))
-    panel = draw_panel(identity, f"{alt}. {said}", paint, (4.6, height))
+    panel = draw_panel(identity, f"{alt}. {said}", paint, (4.2, height))
     return replace(panel, labels=frozenset(one.label for one in series))

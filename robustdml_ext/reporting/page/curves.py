@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from robustdml_ext.reporting.curves import members_beside, row_of_members
 from robustdml_ext.reporting.figures import robustness_columns, robustness_metrics
 from robustdml_ext.reporting.page.bars import BarSeries, draw_bars
 from robustdml_ext.reporting.page.drawing import Panel, draw_panel
 from robustdml_ext.reporting.page.runs import PageGroup
-from robustdml_ext.reporting.results import mean_and_deviation
+from robustdml_ext.reporting.results import Group, mean_and_deviation
 from robustdml_ext.reporting.style import rule
-from robustdml_ext.reporting.tables import metric_heading
+from robustdml_ext.reporting.tables import figure_text, metric_heading
 from robustdml_ext.reporting.training_curves import KINDS, panels
 from robustdml_ext.reporting.training_figure import draw_panel as paint_curve
 
 # Stages in the order in which a step goes through them; others follow.
 STAGES = ("data", "step", "attack", "forward", "backward", "update", "evaluation", "checkpoint")
 JUDGING = "judging"
+_WHOLE = "whole model"
 _MOST_TERMS = 12  # of a loss
 _RECALLS = ("recall@1", "accuracy_similarity", "accuracy_dense")
 
@@ -59,6 +61,8 @@ def robustness_panels(groups: Sequence[PageGroup]) -> dict[str, list[list[Panel]
             continue
         of_metric: dict[str, list[Panel]] = {}
         for number, column in enumerate(robustness_columns(results)):
+            if column.shows == "members":
+                continue
 
             def paint(
                 axes: Any, column: Any = column, metric: str = metric, of: tuple[str, float] = (heading, scale)
@@ -69,16 +73,34 @@ def robustness_panels(groups: Sequence[PageGroup]) -> dict[str, list[list[Panel]
                 axes.set_xlabel(column.axis)
                 axes.set_title(column.title, fontsize=10)
 
-            alt = f"{heading} under {column.title}" + (f" against {column.axis}" if column.axis else "")
-            size = (max(3.9, column.width), 3.4 if column.shows == "members" else 2.8)
+            alt = f"{heading} under {column.title} against {column.axis}"
             identity = f"robustness-{metric.replace('@', '')}-{number}"
-            of_metric.setdefault(column.shows, []).append(draw_panel(identity, alt, paint, size))
-        for shows, panels_ in of_metric.items():
-            drawn[shows].append(panels_)
+            of_metric.setdefault(column.shows, []).append(draw_panel(identity, alt, paint))
+        if (panel := _members(results, metric, heading, scale)) is not None:
+            of_metric["members"] = [panel]
+        for shows, row in of_metric.items():
+            drawn[shows].append(row)
     for shows, rows in drawn.items():
         if all(len(row) == 1 for row in rows):  # of one attack all metrics beside each other
             drawn[shows] = [[panel for row in rows for panel in row]] if rows else []
     return drawn
+
+
+def _members(results: Sequence[Group], metric: str, heading: str, scale: float) -> Panel | None:
+    """Every method beside its members judged alone, under the attack that most of them were judged under."""
+    row = row_of_members(results)
+    if row is None:
+        return None
+    found: dict[int, dict[str, tuple[float, float | None, str]]] = {}
+    for bar in members_beside(results, row, metric):
+        mean, deviation = scale * bar.mean, scale * bar.deviation
+        name = bar.label if bar.member else _WHOLE
+        found.setdefault(bar.group, {})[name] = (mean, deviation, figure_text(bar.mean, None, scale == 100.0))
+    series = [BarSeries(number, results[number].label, bars) for number, bars in found.items()]
+    names = list(dict.fromkeys([_WHOLE, *(name for one in series for name in one.bars)]))
+    what = f"{heading} under {row}"
+    most = 100.0 if scale == 100.0 else None
+    return draw_bars(f"members-{metric.replace('@', '')}", f"Members alone: {what}", names, series, what, most)
 
 
 def time_panel(groups: Sequence[PageGroup]) -> Panel | None:

@@ -65,7 +65,7 @@ def draw_panel(identity: str, alt: str, paint: Callable[[Axes], None], size: tup
 
     with matplotlib.rc_context(_PAGE_STYLE | {"svg.hashsalt": identity}):
         figure = Figure(figsize=size, layout="constrained")
-        FigureCanvasSVG(figure)
+        canvas = FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         paint(axes)
         for patch in (figure.patch, axes.patch):
@@ -73,7 +73,7 @@ def draw_panel(identity: str, alt: str, paint: Callable[[Axes], None], size: tup
         for text in figure.findobj(lambda artist: hasattr(artist, "set_parse_math")):
             text.set_parse_math(False)  # type: ignore[attr-defined]
         out = io.BytesIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        canvas.print_svg(out, metadata={"Date": None})  # which draws once; savefig twice
         labels = frozenset(map(str, axes.get_legend_handles_labels()[1]))
         told = ". ".join(part for part in (alt, _told(axes)) if part)
     return Panel(_themed(out.getvalue(), identity, told), round(96 * size[0] * 1.15), labels)
