@@ -52,7 +52,7 @@ def draw_bars(
                     y, mean, height=thick * 0.9, color=COLORS[one.number % len(COLORS)], xerr=deviation or None,
                     error_kw={"elinewidth": 1, "ecolor": FAINT},
                 )  # fmt: skip
-                axes.text(mean + (deviation or 0.0) + 0.012 * largest, y, text, va="center", fontsize=8.5)
+                axes.text(mean + (deviation or 0.0) + 0.03 * largest, y, text, va="center", fontsize=8.5)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlim(0, 1.34 * largest or 1.0)  # with room for the texts
