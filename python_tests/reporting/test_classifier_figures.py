@@ -9,7 +9,7 @@ from matplotlib import image
 
 from robustdml_ext.recipes import resolve
 from robustdml_ext.reporting import ablation_markdown, draw_ablation, draw_comparison, group_results
-from robustdml_ext.reporting.figures import _metrics
+from robustdml_ext.reporting.figures import robustness_metrics
 from robustdml_ext.reporting.tables import metric_heading, small_is_good
 
 
@@ -26,7 +26,7 @@ def result(weight: float, seed: int = 0) -> dict[str, Any]:
 
 def test_a_comparison_draws_the_accuracy_of_each_head(tmp_path: Path) -> None:
     groups = group_results([result(1.0), result(2.0), result(2.0, seed=1)])
-    assert [metric for metric, _, _ in _metrics(groups)] == ["accuracy_similarity", "accuracy_dense"]
+    assert [metric for metric, _, _ in robustness_metrics(groups)] == ["accuracy_similarity", "accuracy_dense"]
     draw_comparison(groups, tmp_path / "figure.png")
     pixels = image.imread(tmp_path / "figure.png")[..., :3]
     # Lines are there: an empty figure is white but for its frames and words.

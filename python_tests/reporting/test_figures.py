@@ -20,7 +20,7 @@ from robustdml_ext.reporting.curves import (
     swept_epsilon,
     usual_steps,
 )
-from robustdml_ext.reporting.figures import _columns, _metrics
+from robustdml_ext.reporting.figures import robustness_columns, robustness_metrics
 
 
 def _all_seven() -> list[Group]:
@@ -98,17 +98,20 @@ def test_members_stand_beside_every_method() -> None:
 
 def test_columns_and_metrics_follow_what_the_results_hold() -> None:
     groups = _all_seven()
-    titles = [column.title for column in _columns(groups)]
+    titles = [column.title for column in robustness_columns(groups)]
     assert titles == [
         "PGD-10, away from clean",
         "away from clean, ε = 8/255",
         "members alone: PGD-10 away from clean, ε = 8/255",
     ]
-    assert [name for name, _, _ in _metrics(groups)] == ["recall@1", "f1"]
+    assert [name for name, _, _ in robustness_metrics(groups)] == ["recall@1", "f1"]
     mdprop = group_results([_of_mdprop()])
-    assert [column.title for column in _columns(mdprop)] == ["STAX: PGD-20, one target", "MTAX: PGD-20, 5 targets"]
-    assert [name for name, _, _ in _metrics(mdprop)] == ["recall@1", "pi_ratio"]
-    assert [name for name, _, _ in _metrics([*mdprop, *groups])] == ["recall@1", "pi_ratio"]
+    assert [column.title for column in robustness_columns(mdprop)] == [
+        "STAX: PGD-20, one target",
+        "MTAX: PGD-20, 5 targets",
+    ]
+    assert [name for name, _, _ in robustness_metrics(mdprop)] == ["recall@1", "pi_ratio"]
+    assert [name for name, _, _ in robustness_metrics([*mdprop, *groups])] == ["recall@1", "pi_ratio"]
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])

@@ -19,7 +19,7 @@ from robustdml_ext.reporting.curves import (
 )
 from robustdml_ext.reporting.labels import algorithm_label, inputs_label, pixels_label
 from robustdml_ext.reporting.results import Group, ReportError
-from robustdml_ext.reporting.style import COLORS, STYLE, draw_line, name_below, rule, write_figure
+from robustdml_ext.reporting.style import COLORS, FAINT, STYLE, draw_line, name_below, rule, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,9 +34,10 @@ _NAMES = tuple(name for name, _, _ in (_RECALL, _DENSITY, _CLUSTERS, *_ACCURACIE
 
 
 @dataclass(frozen=True)
-class _Column:
-    """One column of panels, a panel for each metric: its words, and what draws a panel."""
+class Column:
+    """One column of panels, a panel for each metric: what it shows, its words, and what draws a panel."""
 
+    shows: Literal["epsilon", "steps", "members"]
     title: str
     axis: str
     draw: Callable[[Axes, str, float], None]
@@ -64,10 +65,10 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    columns = _columns(groups)
+    columns = robustness_columns(groups)
     if not columns:
         raise ReportError("these results hold no attack to draw; name some by --eval-attacks and --attack-epsilons")
-    metrics = _metrics(groups)
+    metrics = robustness_metrics(groups)
     widths = [column.width for column in columns]
     with matplotlib.rc_context(STYLE):
         figure, grid = pyplot.subplots(
@@ -93,8 +94,10 @@ def draw_comparison(groups: Sequence[Group], file: str | Path) -> None:
         write_figure(figure, file)
 
 
-def _metrics(groups: Sequence[Group]) -> tuple[tuple[str, str, float], ...]:
-    """The EAT paper's two where attacks are away from the clean embedding, and MDProp's two where they are its own.
+def robustness_metrics(groups: Sequence[Group]) -> tuple[tuple[str, str, float], ...]:
+    """The metrics that are drawn, each with its heading and its scale.
+
+    The EAT paper's two where attacks are away from the clean embedding, and MDProp's two where they are its own.
 
     Of classifiers alone the accuracy of each head.
     """
@@ -109,7 +112,8 @@ def _metrics(groups: Sequence[Group]) -> tuple[tuple[str, str, float], ...]:
     return (_RECALL, _CLUSTERS if eat else _DENSITY)
 
 
-def _columns(groups: Sequence[Group]) -> list[_Column]:
+def robustness_columns(groups: Sequence[Group]) -> list[Column]:
+    """What a comparison's figure has beside each other; nothing, where no result holds an attack."""
     attacks = attacks_of(groups)[:_MOST]
     columns = [_epsilon_column(groups, attack) for attack in attacks]
     for attack in attacks:
@@ -120,7 +124,7 @@ def _columns(groups: Sequence[Group]) -> list[_Column]:
     return [*columns, _members_column(groups, row)] if row is not None else columns
 
 
-def _epsilon_column(groups: Sequence[Group], attack: str) -> _Column:
+def _epsilon_column(groups: Sequence[Group], attack: str) -> Column:
     steps = usual_steps(groups, attack)
     curves = {metric: [against_epsilon(group, attack, metric, steps) for group in groups] for metric in _NAMES}
     radii = {point.x for of_metric in curves.values() for points in of_metric for point in points}
@@ -134,10 +138,10 @@ def _epsilon_column(groups: Sequence[Group], attack: str) -> _Column:
         axes.set_xlim(left=-0.03 * axes.get_xlim()[1])  # so that markers at ε = 0 are whole
 
     unit = "255ths of the pixels' range" if levels else "pixels of [0, 1]"
-    return _Column(_attack_title(groups, attack, steps), f"ε of the attack, in {unit}", draw)
+    return Column("epsilon", _attack_title(groups, attack, steps), f"ε of the attack, in {unit}", draw)
 
 
-def _steps_column(groups: Sequence[Group], attack: str, epsilon: float) -> _Column:
+def _steps_column(groups: Sequence[Group], attack: str, epsilon: float) -> Column:
     def draw(axes: Axes, metric: str, scale: float) -> None:
         curves = [against_steps(group, attack, metric, epsilon) for group in groups]
         _draw_curves(axes, groups, curves, scale)
@@ -148,10 +152,10 @@ def _steps_column(groups: Sequence[Group], attack: str, epsilon: float) -> _Colu
         axes.minorticks_off()
 
     name = "away from clean" if attack == "away" else attack
-    return _Column(f"{name}, ε = {pixels_label(epsilon)}", "gradient steps of the attack", draw)
+    return Column("steps", f"{name}, ε = {pixels_label(epsilon)}", "gradient steps of the attack", draw)
 
 
-def _members_column(groups: Sequence[Group], row: str) -> _Column:
+def _members_column(groups: Sequence[Group], row: str) -> Column:
     threat = next(group.threats[row] for group in groups if row in group.threats)
     count = max(len(members_beside(groups, row, metric)) for metric in _NAMES)
 
@@ -161,11 +165,13 @@ def _members_column(groups: Sequence[Group], row: str) -> _Column:
             color = COLORS[bar.group % len(COLORS)]
             axes.bar(
                 place, scale * bar.mean, yerr=scale * bar.deviation or None, width=0.75, color=color,
-                alpha=0.45 if bar.member else 1.0, error_kw={"elinewidth": 1, "ecolor": "#777777"},
+                alpha=0.45 if bar.member else 1.0, error_kw={"elinewidth": 1, "ecolor": FAINT},
             )  # fmt: skip
         axes.set_xticks(range(len(bars)), [bar.label for bar in bars], rotation=50, ha="right", rotation_mode="anchor")
 
-    return _Column(f"members alone: {inputs_label(threat)}", "", draw, width=max(3.7, 0.6 + 0.32 * count), lines="y")
+    return Column(
+        "members", f"members alone: {inputs_label(threat)}", "", draw, width=max(3.7, 0.6 + 0.32 * count), lines="y"
+    )
 
 
 def _draw_curves(axes: Axes, groups: Sequence[Group], curves: Sequence[Sequence[Point]], scale: float) -> None:

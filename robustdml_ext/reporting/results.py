@@ -128,7 +128,7 @@ def group_results(results: Iterable[Mapping[str, Any]]) -> list[Group]:
     """
     groups: dict[str, Group] = {}
     for result in results:
-        recipe, judged = dict(result["recipe"]), _judged(result)
+        recipe, judged = dict(result["recipe"]), judged_of(result)
         group = groups.setdefault(group_key(recipe, judged), Group(method_label(recipe), recipe, judged))
         if recipe["seed"] in group.seeds:
             raise ReportError(
@@ -147,7 +147,7 @@ def group_key(recipe: Mapping[str, Any], judged: Mapping[str, Any]) -> str:
     return json.dumps([kept, judged], sort_keys=True)
 
 
-def _judged(result: Mapping[str, Any]) -> dict[str, Any]:
+def judged_of(result: Mapping[str, Any]) -> dict[str, Any]:
     """What an evaluation was of, and how: figures under another protocol are another group's.
 
     Of a run only what its attacks' labels do not say: whether they went through every route into an ensemble.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colors, told apart with any color vision, and a shape for each as well.
 COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+GRID, FAINT = "#dddddd", "#777777"
 STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 _MOST_MARKERS = 15  # of a line; more would hide it
 
@@ -38,7 +39,7 @@ def draw_line(axes: Axes, number: int, label: str, points: Sequence[Point], scal
 
 def rule(axes: Axes, lines: Any = "both") -> None:
     """Draw a faint grid behind what the panel shows."""
-    axes.grid(axis=lines, color="#dddddd", linewidth=0.6)
+    axes.grid(axis=lines, color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
 
 

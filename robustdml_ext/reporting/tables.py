@@ -47,7 +47,8 @@ def small_is_good(metric: str) -> bool:
 ROUTES = {"whole": "the whole, as deployed", "sum": "the sum of all members", "average": "the members' average"}
 
 
-def _figure(values: Sequence[float], percent: bool) -> str:
+def figure_cell(values: Sequence[float], percent: bool) -> str:
+    """Return a figure of one or several runs as tables show it, see `figure_text`; a dash where it is undefined."""
     if None in values:
         return "–"  # a figure that the data left undefined
     return figure_text(*mean_and_deviation(values), percent)
@@ -91,7 +92,7 @@ def route_label(name: str) -> str:
 
 
 def cells_of(figures: Mapping[str, Any], columns: Sequence[tuple[str, str, bool]]) -> list[str]:
-    return [_figure([figures[name]], percent) if name in figures else "" for name, _, percent in columns]
+    return [figure_cell([figures[name]], percent) if name in figures else "" for name, _, percent in columns]
 
 
 def comparison_columns(groups: Sequence[Group]) -> list[tuple[str, str, bool]]:
@@ -121,7 +122,7 @@ def comparison_rows(
             for label, rows in named:
                 if kind in rows:
                     row = rows[kind]
-                    figures = [_figure(row[name], percent) if name in row else "" for name, _, percent in columns]
+                    figures = [figure_cell(row[name], percent) if name in row else "" for name, _, percent in columns]
                     seeds = max((len(values) for values in row.values()), default=0)
                     cells.append([kind, label, str(seeds), *figures])
     return ["images", "method", "seeds", *(heading for _, heading, _ in columns)], cells
@@ -157,7 +158,7 @@ def comparison_table(groups: Sequence[Group]) -> Table:
         before = kind
     scored = sorted((group for group in groups if group.scores), key=lambda group: -statistics.fmean(group.scores))
     if scored:
-        lines = [f"{group.label}: {_figure(group.scores, False)}{_doubt(group.warnings)}" for group in scored]
+        lines = [f"{group.label}: {figure_cell(group.scores, False)}{_doubt(group.warnings)}" for group in scored]
         one = len({json.dumps(group.judged, sort_keys=True) for group in scored}) == 1
         heading = "robustness score" if one else "robustness score (of different protocols, which do not compare)"
         table.caption, table.caption_justify = "\n".join([heading, *lines]), "left"
@@ -252,7 +253,7 @@ def shown_entries(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 
 def _cell(value: float | None, percent: bool) -> str:
-    return "" if value is None else _figure([value], percent)
+    return "" if value is None else figure_cell([value], percent)
 
 
 def _attack_cells(entry: Mapping[str, Any], ranked: bool) -> list[str]:

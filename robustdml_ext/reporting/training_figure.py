@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robustdml_ext.reporting.style import STYLE, draw_line, name_below, rule, write_figure
 from robustdml_ext.reporting.tables import metric_heading
 from robustdml_ext.reporting.training_curves import KINDS, CurveGroup, curve, panels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _SIDE_BY_SIDE = 3
 _WIDTH, _HEIGHT = 3.9, 2.9  # of a panel, in inches
@@ -38,14 +42,19 @@ def draw_curves(groups: Sequence[CurveGroup], metrics: Sequence[str], file: str 
         )
         places = list(grid.flat)
         for axes, (metric, kind) in zip(places, shown, strict=False):
-            heading, percent = metric_heading(metric)
-            for number, group in enumerate(groups):
-                draw_line(axes, number, group.label, curve(group, kind, metric).points, 100.0 if percent else 1.0)
-            rule(axes)
-            axes.set_title(KINDS[kind], fontsize=10)
-            axes.set_ylabel(heading.replace("R@", "Recall@").replace(" %", ", %"))
-            axes.set_xlabel("iterations")
+            draw_panel(axes, groups, metric, kind)
         for axes in places[len(shown) :]:
             axes.set_visible(False)
         name_below(figure, places[: len(shown)], [group.label for group in groups], _WIDTH * columns + 0.4)
         write_figure(figure, file)
+
+
+def draw_panel(axes: Axes, groups: Sequence[CurveGroup], metric: str, kind: str) -> None:
+    """Draw a metric's curve of every group, of one kind of lines of ``metrics.jsonl``."""
+    heading, percent = metric_heading(metric)
+    for number, group in enumerate(groups):
+        draw_line(axes, number, group.label, curve(group, kind, metric).points, 100.0 if percent else 1.0)
+    rule(axes)
+    axes.set_title(KINDS[kind], fontsize=10)
+    axes.set_ylabel(heading.replace("R@", "Recall@").replace(" %", ", %"))
+    axes.set_xlabel("iterations")

@@ -31,6 +31,9 @@ TOOLS: dict[str, Tool] = {
     "analyze": Tool(
         "analyze", "What training made of the embeddings: norms compared, a map, what queries find clean and attacked."
     ),
+    "report": Tool(
+        "report", "One HTML page of a run, or of several side by side: figures, curves, maps, retrieval sheets."
+    ),
     "enroll": Tool(
         "enroll_options", "Add classes to a trained model of prototypes from a few examples, without training."
     ),
