@@ -98,7 +98,7 @@ def _distributions(run: FinishedRun) -> list[str]:
     if count is None:
         raise _MissingError("an ensemble, whose members have one distribution each")
     if count == 1:
-        raise _MissingError(f"one distribution: {run.recipe.method} has no auxiliary norms")
+        raise _MissingError("one distribution, without auxiliary norms")
     return ["clean", *stream_names(run.recipe.targets)]
 
 

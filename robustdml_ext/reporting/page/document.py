@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,7 @@ def page(runs: Sequence[PageRun], scoring: Scoring) -> str:
         **_analyzed(groups),
     }
     style = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
-    return _templates().get_template("page.html").render(style=style, key_of=key_of, **context)
+    return _templates().get_template("page.html").render(style=style, key_of=key_of, reasons_of=_reasons_of, **context)
 
 
 @cache
@@ -141,8 +141,20 @@ def _analyzed(groups: Sequence[PageGroup]) -> dict[str, Any]:
         entries = [_first(group, number, make) for number, group in enumerate(groups)]
         parts[part] = entries if any(entry["found"] or entry["missing"] not in _EXPECTED for entry in entries) else []
     panel, reasons = auxiliary_panel(groups)
-    shown = panel is not None or any(reason not in _EXPECTED for reason in reasons.values())
-    return {**parts, "auxiliary": panel, "auxiliary_missing": reasons if shown else {}}
+    # What has no norms to compare has none to exchange either, which need not be said twice.
+    said = {entry["label"]: entry["missing"] for entry in parts["norms"]}
+    others = [{"label": label, "missing": text} for label, text in reasons.items() if said.get(label) != text]
+    shown = panel is not None or any(entry["missing"] not in _EXPECTED for entry in others)
+    return {**parts, "auxiliary": panel, "auxiliary_missing": others if shown else []}
+
+
+def _reasons_of(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Why something is missing, each reason once, with all whom it is true of."""
+    labels: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry["missing"]:
+            labels.setdefault(entry["missing"], []).append(entry["label"])
+    return list(labels.items())
 
 
 def _first(group: PageGroup, number: int, make: Callable[[Analysis, int], Any]) -> dict[str, Any]:
