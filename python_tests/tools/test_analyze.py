@@ -197,7 +197,7 @@ def test_a_run_begun_anew_takes_its_analysis_along(trained: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("words", "distributions", "missing"),
     [
-        (("standard", *BY_VALIDATION), None, "one distribution: standard"),
+        (("standard", *BY_VALIDATION), None, "one distribution, without auxiliary norms"),
         (("advprop",), ["clean", "T1"], ""),
         (("mdprop", "--targets", "1", "3", "5"), ["clean", "T1", "T3", "T5"], ""),
         (("eat", "--members", "2"), None, "an ensemble"),
