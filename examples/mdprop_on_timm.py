@@ -85,36 +85,40 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--arch", default="resnet18", help="a timm architecture with batch norm")
     parser.add_argument("--pretrained", action="store_true", help="start from timm's weights, downloaded where need be")
     parser.add_argument("--image-size", type=int, default=32, help="side in pixels that images are resized to")
-    parser.add_argument("--steps", type=int, default=40, help="training steps of each method")
+    parser.add_argument("--steps", type=int, default=80, help="training steps of each method")
     parser.add_argument("--batch-size", type=int, default=40, help="of five classes")
     parser.add_argument("--dimensions", type=int, default=64, help="of embeddings")
     parser.add_argument("--epsilon", type=float, default=0.05, help="radius of all attacks, in pixels of [0, 1]")
+    parser.add_argument("--test-images", type=int, default=250, help="how many images are judged, of all classes alike")
     parser.add_argument("--save", help="a file for the exported state dict")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
 
     name = "digits" if options.root is None else "folder"
     splits = data.load(name, options.root, image_size=options.image_size, channels=3)
+    judged = splits.test.select(data.choose_evenly(splits.test.labels, options.test_images, options.seed))
     recalls: dict[str, dict[str, float]] = {}
     for title, targets in (("standard", []), ("MDProp", [1, 5])):
         torch.manual_seed(options.seed)
         network = timm.create_model(options.arch, pretrained=options.pretrained)
         embedder = embedder_of(network, 1 + len(targets), options.dimensions)
         if not recalls:
-            recalls["before training"] = judge(embedder, splits.test, options)
+            recalls["before training"] = judge(embedder, judged, options)
         attack = PGD(epsilon=options.epsilon, steps=1)
         loss = MultiSimilarityLoss()
         method = MDProp(embedder, loss, targets, attack) if targets else Standard(embedder, loss)
         train(method, splits.train, options)
-        recalls[title] = judge(embedder, splits.test, options)
+        recalls[title] = judge(embedder, judged, options)
 
     print(f"Recall@1 of unseen classes, %, {options.arch}, attacks of epsilon {options.epsilon}")
     print(f"{'':18}{'clean':>8}{'stax':>8}{'out':>8}")
     for title, row in recalls.items():
         print(f"{title:18}" + "".join(f"{100 * value:8.1f}" for value in row.values()))
     plain = export(embedder, options, splits.test.batch(range(8))[0])
-    print(f"exported: timm.create_model({options.arch!r}, num_classes={options.dimensions}), "
-          f"{len(plain.state_dict())} tensors loaded strictly, the same embeddings")
+    print(
+        f"exported: timm.create_model({options.arch!r}, num_classes={options.dimensions}), "
+        f"{len(plain.state_dict())} tensors loaded strictly, the same embeddings"
+    )
     if options.save:
         torch.save(plain.state_dict(), options.save)
     return recalls

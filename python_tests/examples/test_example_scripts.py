@@ -43,11 +43,10 @@ def test_there_are_no_others() -> None:
 
 
 def test_judge_your_model(capsys: pytest.CaptureFixture[str]) -> None:
-    reports = load("judge_your_model").main(["--epochs", "4", "--epsilons", "0.1", "--attacks", "stax", "out"])
-    recall = {
-        (title, row["attack"]): row["recall@1"] for title, report in reports.items() for row in report.rows()
-    }
-    assert all(recall[title, "clean"] > 0.85 for title in reports)
+    arguments = ["--epochs", "8", "--epsilons", "0.1", "--attacks", "stax", "out", "--test-images", "250"]
+    reports = load("judge_your_model").main(arguments)
+    recall = {(title, row["attack"]): row["recall@1"] for title, report in reports.items() for row in report.rows()}
+    assert all(recall[title, "clean"] > 0.75 for title in reports)
     for attack in ("stax", "out", "worst"):
         assert recall["trained under attack", attack] > recall["trained clean", attack] + 0.02, attack
         assert recall["trained under attack", attack] < recall["trained under attack", "clean"], attack
@@ -73,8 +72,9 @@ def test_replace_pml_loss(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("arch", ["resnet10t", "mobilenetv3_small_050"])
 def test_mdprop_on_timm(arch: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "network.pt"
-    steps = "12" if arch == "resnet10t" else "2"
-    recalls = load("mdprop_on_timm").main(["--arch", arch, "--steps", steps, "--save", str(file)])
+    steps, images = ("16", "100") if arch == "resnet10t" else ("1", "20")
+    arguments = ["--arch", arch, "--steps", steps, "--test-images", images, "--save", str(file)]
+    recalls = load("mdprop_on_timm").main(arguments)
     assert f"timm.create_model('{arch}', num_classes=64)" in capsys.readouterr().out
     timm.create_model(arch, num_classes=64).load_state_dict(torch.load(file, weights_only=True), strict=True)
     if arch == "resnet10t":
