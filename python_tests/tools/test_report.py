@@ -70,7 +70,7 @@ def test_where_a_run_cannot_be_analyzed_the_page_says_why(
     assert run.main(["report", str(folder)]) == 0
     assert "no images of <sop> for at" in said(capsys)
     text = (folder / "report.html").read_text(encoding="utf-8")
-    assert text.count("no images of &lt;sop&gt; for at") == 4  # map, sheets, norms, each norm at inference
+    assert text.count("no images of &lt;sop&gt; for at") == 3  # map, sheets, norms
     assert 'id="robustness-epsilon"' in text
 
 
