@@ -1,8 +1,8 @@
 """S2SD's loss, forward and backward, at its published size, against the form that one writes with plain layers.
 
-B = 112 images of F = 2048 features, embeddings of D = 128, heads of 512, 1024, 1536 and 2048 dimensions. The plain form
-has a module a head, pytorch-metric-learning's multi-similarity loss with its miner, and the divergences written out. All forms are
-bound by the products of the heads' layers, which are measured by themselves.
+B = 112 images of F = 2048 features, embeddings of D = 128, heads of 512, 1024, 1536 and 2048 dimensions. The plain
+form has a module a head, pytorch-metric-learning's multi-similarity loss with its miner, and the divergences written
+out. All forms are bound by the products of the heads' layers, which are measured by themselves.
 """
 
 from __future__ import annotations

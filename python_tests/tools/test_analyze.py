@@ -244,8 +244,9 @@ def test_a_separate_gallery_is_searched_whole(tmp_path: Path) -> None:
 def test_prototypes_are_shown_under_the_attack_on_their_similarity(tmp_path: Path) -> None:
     root = layouts.write_pacs(tmp_path / "data", 8)
     folder = _train(
-        tmp_path / "run", "prototypes", "--recipe", "prototypes/table2-pacs-sketch", "--root", str(root), "--batch-size", "8",
-        "--samples-per-class", "4", "--epochs", "1", "--embedding-dim", "8", "--eval-attacks", "pgd", "fgsm", *TINY,
+        tmp_path / "run", "prototypes", "--recipe", "prototypes/table2-pacs-sketch", "--root", str(root),
+        "--batch-size", "8", "--samples-per-class", "4", "--epochs", "1", "--embedding-dim", "8",
+        "--eval-attacks", "pgd", "fgsm", *TINY,
     )  # fmt: skip
     assert run.main(["analyze", str(folder)]) == 0
     facts, arrays = _facts(folder), _arrays(folder)
