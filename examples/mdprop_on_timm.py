@@ -1,12 +1,12 @@
 """Add MDProp to a timm backbone, in a training loop of your own, and get timm's own network back.
 
-The backbone's batch norm layers are replaced by layers that keep three distributions apart: clean images, images attacked
-towards one target, and towards five. After training the clean distribution's norm is what is used, so the network that is
-left is timm's again, and its state dict loads strictly in `timm.create_model`.
+The backbone's batch norm layers are replaced by layers that keep three distributions apart: clean images, images
+attacked towards one target, and towards five. After training the clean distribution's norm is what is used, so the
+network that is left is timm's again, and its state dict loads strictly in `timm.create_model`.
 
     python examples/mdprop_on_timm.py                                  on scikit-learn's digits, nothing to download
     python examples/mdprop_on_timm.py --arch mobilenetv3_small_050     another architecture with batch norm
-    python examples/mdprop_on_timm.py --root FOLDER --pretrained       on your images: a folder a class, half of them trains
+    python examples/mdprop_on_timm.py --root FOLDER --pretrained       on your images: a folder a class, half trains
 
 Architectures without batch norm (ConvNeXt, most transformers) are refused, as there is nothing in them to keep the
 distributions apart by.
@@ -47,7 +47,7 @@ def embedder_of(network: nn.Module, distributions: int, dimensions: int) -> Embe
 
 
 def train(method: Method, images: data.LabeledImages, options: argparse.Namespace) -> None:
-    """An ordinary loop: the method makes the adversarial images and the loss of a batch, everything else is PyTorch's."""
+    """An ordinary loop: the method makes the adversarial images and the loss of a batch, all else is PyTorch's."""
     sampler = data.PKSampler(images.labels, options.batch_size, options.batch_size // 5, options.seed, options.steps)
     optimizer = torch.optim.AdamW(method.parameter_groups(lr=1e-3, weight_decay=1e-4))
     generator = torch.Generator().manual_seed(options.seed)
