@@ -6,8 +6,8 @@ single gradient step. Then both are judged on classes that neither has seen.
     python examples/judge_your_model.py                  on scikit-learn's digits, nothing to download
     python examples/judge_your_model.py --root FOLDER    on your images: a folder a class, half of the classes trains
 
-To judge another model, replace `MyNetwork`. It needs to map images [B, C, H, W], pixels in [0, 1], to vectors [B, D];
-a normalization belongs inside of it, which `PlainEmbedder` does for a network that has none:
+To judge another model, replace `MyNetwork`. All that it needs is to map images [B, C, H, W], pixels in [0, 1], to
+vectors [B, D]; a normalization belongs inside of it, which `models.PlainEmbedder` does for a network that has none:
 
     PlainEmbedder(timm.create_model("resnet50", pretrained=True, num_classes=0), IMAGENET_MEAN, IMAGENET_STD)
 

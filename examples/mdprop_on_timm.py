@@ -47,7 +47,7 @@ def embedder_of(network: nn.Module, distributions: int, dimensions: int) -> Embe
 
 
 def train(method: Method, images: data.LabeledImages, options: argparse.Namespace) -> None:
-    """An ordinary loop: the method makes adversarial images and the loss, everything else is PyTorch's."""
+    """An ordinary loop: the method makes the adversarial images and the loss of a batch, all else is PyTorch's."""
     sampler = data.PKSampler(images.labels, options.batch_size, options.batch_size // 5, options.seed, options.steps)
     optimizer = torch.optim.AdamW(method.parameter_groups(lr=1e-3, weight_decay=1e-4))
     generator = torch.Generator().manual_seed(options.seed)
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--root", help="a folder with a folder of images for each class; without it, digits")
     parser.add_argument("--arch", default="resnet18", help="a timm architecture with batch norm")
     parser.add_argument("--pretrained", action="store_true", help="start from timm's weights, downloaded where need be")
-    parser.add_argument("--image-size", type=int, default=32, help="side in pixels that images are resized to")
+    parser.add_argument("--image-size", type=int, help="side in pixels that images are resized to; of digits 16")
     parser.add_argument("--steps", type=int, default=80, help="training steps of each method")
     parser.add_argument("--batch-size", type=int, default=40, help="of five classes")
     parser.add_argument("--dimensions", type=int, default=64, help="of embeddings")
@@ -94,8 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
 
-    name = "digits" if options.root is None else "folder"
-    splits = data.load(name, options.root, image_size=options.image_size, channels=3)
+    name, size = ("digits", 16) if options.root is None else ("folder", None)
+    splits = data.load(name, options.root, image_size=options.image_size or size, channels=3)
     judged = splits.test.select(data.choose_evenly(splits.test.labels, options.test_images, options.seed))
     recalls: dict[str, dict[str, float]] = {}
     for title, targets in (("standard", []), ("MDProp", [1, 5])):

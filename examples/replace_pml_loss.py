@@ -1,7 +1,7 @@
 """Replace pytorch-metric-learning's loss in your training loop by this package's.
 
-The loop below is an ordinary one of that library: its sampler, its miner, its loss. Run again with this package's
-loss in the place of loss and miner, it computes the same values, in less time and memory, and learns the same.
+The loop below is an ordinary one of that library: its sampler, its miner, its loss. Run a second time with this
+package's loss in the place of loss and miner, it computes the same values in less time, and learns the same.
 
     python examples/replace_pml_loss.py                  on scikit-learn's digits, nothing to download
     python examples/replace_pml_loss.py --root FOLDER    on your images: a folder a class, half of the classes trains
