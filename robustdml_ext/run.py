@@ -190,6 +190,8 @@ def _train(request: Request) -> int:
         except Exception as error:
             mark = f"[rank {processes.rank}] " if processes.world_size > 1 else ""
             raise _RaisedInRunError(error, mark) from error
+        if recipe.report and processes.writes:
+            _write_page(folder)
     except Exception as raised:
         cause = raised.error if isinstance(raised, _RaisedInRunError) else raised
         expected = _exit_code(cause) == 2 or isinstance(cause, InterruptedRunError)
@@ -199,6 +201,17 @@ def _train(request: Request) -> int:
     finally:
         stop_processes()
     return 0
+
+
+def _write_page(folder: Path) -> None:
+    """The page of a run that has ended well; what keeps it from being written does not make the run a failure."""
+    from robustdml_ext.tools import console
+    from robustdml_ext.tools.report import Report, report_command
+
+    try:
+        report_command(Report((str(folder),)), console())
+    except Exception as error:
+        _complain(f"the run has ended, but its page could not be written: {error}")
 
 
 def _start() -> int:

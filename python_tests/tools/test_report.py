@@ -115,3 +115,17 @@ def test_help_says_where_the_page_goes(capsys: pytest.CaptureFixture[str]) -> No
     assert run.main(["report", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "RUN/report.html of one run, ./report.html of several" in shown and "--no-analysis" in shown
+
+
+def test_a_run_leaves_its_page_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    words = ["mdprop", "--iterations", "2", "--eval-attacks", "stax", "--eval-steps", "1", "--threads", "1"]
+    assert run.main([*words, "--report", "--out", str(tmp_path / "a")]) == 0
+    assert 'id="norm-differences-1"' in (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    # Nothing that keeps the page from being written makes a failure of the run.
+    monkeypatch.setattr(report, "write_page", lambda *_: (_ for _ in ()).throw(OSError("no room left")))
+    assert run.main([*words, "--report", "--out", str(tmp_path / "b")]) == 0
+    assert "its page could not be written: no room left" in capsys.readouterr().err
+    assert (tmp_path / "b" / "result.json").exists() and not (tmp_path / "b" / "report.html").exists()
+    # Another run in its place discards the page, too.
+    assert run.main([*words, "--overwrite", "--out", str(tmp_path / "a")]) == 0
+    assert not (tmp_path / "a" / "report.html").exists()

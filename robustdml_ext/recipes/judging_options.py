@@ -29,6 +29,7 @@ class MachineOptions(OptionGroup):
     log_every: int = option(
         10, "Steps between lines of metrics.jsonl; each is the mean since the last.", neutral=True, ge=1
     )
+    report: bool = option(False, "Write OUT/report.html at the end; `report` does so later.", neutral=True)
     tensorboard: bool = option(True, "Write the curves for TensorBoard too, in OUT/tensorboard.", neutral=True)
 
 

@@ -20,8 +20,8 @@ Tell = Callable[[str], None]
 
 # Options that leave a finished run's result as it is.
 PLACE = frozenset(
-    {"out", "root", "device", "workers", "threads", "save_every", "keep", "log_every", "tensorboard", "download",
-     "eval_batch_size"}
+    {"out", "root", "device", "workers", "threads", "save_every", "keep", "log_every", "tensorboard", "report",
+     "download", "eval_batch_size"}
 )  # fmt: skip
 
 

@@ -17,8 +17,7 @@ from robustdml_ext.reporting.results import ReportError
 from robustdml_ext.tools.compare import runs_among
 from robustdml_ext.tools.terminal import console as make_console
 from robustdml_ext.tools.tool import Train
-
-PAGE = "report.html"
+from robustdml_ext.training.folder import PAGE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ LAST, BEST, METRICS, RESULT = "last.pt", "best.pt", "metrics.jsonl", "result.jso
 BACKBONE, RECIPE, NAN_BATCH, FAILURE = "backbone.pt", "recipe.yaml", "nan_batch.pt", "failure.txt"
 CLASSIFIER = "classifier.pt"
 MEMBERS = "backbone-*.pt"
-ANALYSIS, ANALYSIS_ARRAYS = "analysis.json", "analysis.npz"
+ANALYSIS, ANALYSIS_ARRAYS, PAGE = "analysis.json", "analysis.npz", "report.html"
 _OURS = (
     LAST, BEST, METRICS, RESULT, BACKBONE, CLASSIFIER, RECIPE, NAN_BATCH, FAILURE, "tensorboard", ANALYSIS,
-    ANALYSIS_ARRAYS,
+    ANALYSIS_ARRAYS, PAGE,
 )  # fmt: skip
 
 
