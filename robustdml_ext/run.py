@@ -191,7 +191,7 @@ def _train(request: Request) -> int:
             mark = f"[rank {processes.rank}] " if processes.world_size > 1 else ""
             raise _RaisedInRunError(error, mark) from error
         if recipe.report and processes.writes:
-            _write_page(folder)
+            _write_page(folder, str(processes.device))
     except Exception as raised:
         cause = raised.error if isinstance(raised, _RaisedInRunError) else raised
         expected = _exit_code(cause) == 2 or isinstance(cause, InterruptedRunError)
@@ -203,13 +203,13 @@ def _train(request: Request) -> int:
     return 0
 
 
-def _write_page(folder: Path) -> None:
+def _write_page(folder: Path, device: str) -> None:
     """The page of a run that has ended well; what keeps it from being written does not make the run a failure."""
     from robustdml_ext.tools import console
     from robustdml_ext.tools.report import Report, report_command
 
     try:
-        report_command(Report((str(folder),)), console())
+        report_command(Report((str(folder),), device=device), console())
     except Exception as error:
         _complain(f"the run has ended, but its page could not be written: {error}")
 

@@ -226,6 +226,8 @@ def test_dimensions_are_the_published_multiples() -> None:
     assert numbers == (50, 50, 1, 1000)
     scratch = resolve("mdprop", {"dataset": "cub200", "s2sd": True, "arch": "small"})
     assert (scratch.s2sd_weight, scratch.s2sd_feature_weight, scratch.weights) == (1, 1, "none")
+    scratch = resolve("mdprop", {"dataset": "cub200", "s2sd": True, "weights": "none"})
+    assert (scratch.s2sd_weight, scratch.s2sd_feature_weight, scratch.arch) == (1, 1, "resnet50")
     asked = resolve("mdprop", {"s2sd": True, "s2sd_weight": 7.0})
     assert (asked.s2sd_weight, asked.s2sd_feature_weight) == (7, 1)
 

@@ -188,3 +188,15 @@ def test_nothing_finished_and_undefined_figures() -> None:
     assert "no run has finished" in "".join(shown([row("eat/table2-cub200-2010-bninception-at", [])]))
     _, cells, _ = markdown([row(MP, [[(None, {**metrics(0.5), "nmi": None})]])])
     assert next(iter(cells.values()))[3].startswith("– (70.43")
+
+
+def test_figures_of_another_attack_than_the_published_one_have_no_mark() -> None:
+    """The same attack is found among those that were judged, wherever it stands; another is shown without a mark."""
+    other = {**STAX, "epsilon": 0.1}
+    both = [[(None, metrics(0.66)), (other, metrics(0.9)), (STAX, metrics(0.1))]]
+    _, cells, _ = markdown([row(MP, both), row(ST, [])])
+    assert cells["MP''"][5] == "10.00 ▼ (57.27 ± 1.90)"
+    for threat in (other, {**STAX, "steps": 40}, MTAX):
+        runs = [[(None, metrics(0.66)), (threat, metrics(0.9))]]
+        headings, cells, _ = markdown([row(MP, runs), row(ST, [])])
+        assert cells["MP''"][5] == "90.00 (57.27 ± 1.90)" and "PGD-" in headings[6]

@@ -194,3 +194,32 @@ def test_a_score_whose_attacks_failed_is_marked() -> None:
     out = io.StringIO()
     Console(file=out, width=200).print(comparison_table(group_results([_evaluation(0, 0.5, warnings=("masked",))])))
     assert "doubtful" in out.getvalue() and "which do not compare" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"results": []}, "must be a list that holds at least"),
+        ({"results": {"threat": None}}, "must be a list that holds at least"),
+        ({"results": [{"metrics": {}}]}, "entry 0 must have `threat` and `metrics`"),
+        ({"results": [{"threat": None, "metrics": {"nmi": "0.5"}}]}, "`metrics` of entry 0 must be numbers or null"),
+        ({"results": [{"threat": {"name": "stax"}, "metrics": {}}]}, "`threat` of entry 0 must be null or have"),
+        ({"timing": {"seconds": {"data": None}}}, "`timing.seconds` must be numbers"),
+        ({"environment": "x"}, "`environment` must be an object"),
+        ({"published": {"clean": {}}}, "`published` must be null or have"),
+        ({"published": {"source": "a", "clean": {"nmi": "1"}}}, "figures of `published` must be numbers"),
+    ],
+)
+def test_a_result_that_another_hand_changed_is_refused_by_name(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    file = tmp_path / "result.json"
+    file.write_text(json.dumps({**make_result(), **changes}))
+    with pytest.raises(ReportError, match=message) as raised:
+        read_result(tmp_path)
+    assert str(file) in str(raised.value)
+    # What the data leave undefined is null.
+    undefined = make_result()
+    undefined["results"][0]["metrics"]["nmi"] = None
+    file.write_text(json.dumps(undefined))
+    assert read_result(file)["results"][0]["metrics"]["nmi"] is None

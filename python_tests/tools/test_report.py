@@ -20,7 +20,7 @@ def analyzed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of folders that were analyzed, by a stand-in."""
     names: list[str] = []
 
-    def stand_in(folder: Path, console: object) -> None:
+    def stand_in(folder: Path, console: object, device: str, root: str | None) -> None:
         names.append(folder.name)
         analyze(folder)
 
@@ -62,7 +62,7 @@ def test_the_page_of_several_lies_here(tmp_path: Path, analyzed: list[str], monk
 def test_where_a_run_cannot_be_analyzed_the_page_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(folder: Path, console: object) -> None:
+    def refuse(folder: Path, *_: object) -> None:
         raise FileNotFoundError(f"no images of <sop> for {folder.name}")
 
     monkeypatch.setattr(report, "analyze_run", refuse)

@@ -33,6 +33,24 @@ def test_an_inner_part_is_not_the_outer_ones() -> None:
     assert seconds == before
 
 
+def test_a_second_is_counted_once_where_the_device_works_while_the_loop_waits() -> None:
+    """Parts longer than the steps' wall time, as events of a device give them, are scaled down to it."""
+    seconds: dict[str, float] = {}
+    clock = Stopwatch(torch.device("cpu"), seconds)
+    clock.restart()
+    with clock.measure("forward"):
+        time.sleep(0.06)
+    with clock.measure("backward"):
+        time.sleep(0.02)
+    clock.lap("data")  # the loop waited for images meanwhile
+    time.sleep(0.02)
+    clock.lap("step")
+    clock.read()
+    parts = seconds["forward"] + seconds["backward"]
+    assert 0.02 <= parts < 0.04 and seconds["other"] == 0
+    assert 2 < seconds["forward"] / seconds["backward"] < 4
+
+
 def test_an_error_inside_leaves_the_clock_right() -> None:
     seconds: dict[str, float] = {}
     clock = Stopwatch(torch.device("cpu"), seconds)

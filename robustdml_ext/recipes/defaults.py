@@ -57,9 +57,9 @@ _PROTOTYPES: dict[str, Any] = {
     "eval_attacks": (),
 }
 
-# Of architectures that there are no pretrained weights of. The published weights of S2SD are for pretrained features;
+# Of networks without pretrained weights. The published weights of S2SD are for pretrained features;
 # where these are still to be learned, distillation of 50 times the loss is what they follow (README).
-FROM_SCRATCH: dict[str, Any] = {"weights": "none", "s2sd_weight": 1.0, "s2sd_feature_weight": 1.0}
+FROM_SCRATCH: dict[str, Any] = {"s2sd_weight": 1.0, "s2sd_feature_weight": 1.0}
 
 METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "standard": {"targets": ()},

@@ -103,5 +103,7 @@ def resolve(
     loss = explicit.get("loss", from_file.get("loss"))
     defaults = dict(defaults_for(chosen, dataset, protocol, loss))
     if is_untrained(str({**defaults, **from_file, **explicit}.get("arch"))):
+        defaults["weights"] = "none"
+    if {"weights": Recipe.model_fields["weights"].default, **defaults, **from_file, **explicit}["weights"] == "none":
         defaults |= FROM_SCRATCH
     return make_recipe({**defaults, **from_file, **explicit, "method": chosen})

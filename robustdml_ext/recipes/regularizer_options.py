@@ -84,7 +84,7 @@ class RegularizerOptions(OptionGroup):
     )
     s2sd_weight: float = option(
         50.0,
-        "S2SD: γ, weight of the distillation from the heads. Architectures that start from scratch have 1 unless told "
+        "S2SD: γ, weight of the distillation from the heads. Networks that start from scratch have 1 unless told "
         "otherwise, as have the features.",
         ge=0,
     )

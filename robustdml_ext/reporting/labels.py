@@ -161,6 +161,24 @@ def algorithm_label(threat: Mapping[str, Any]) -> str:
     return f"{'PGD' if kind == 'pgd' else 'APGD'}-{threat['steps']}"
 
 
+def is_attack(words: str, threat: Mapping[str, Any] | None) -> bool:
+    """Whether a threat is the one that a paper describes by its algorithm, ε, and, where it has one, MDProp's name.
+
+    Args:
+        words: as recipes have them: "white-box PGD-20 towards one target (STAX), epsilon 0.01 in the l-infinity norm".
+        threat: ours; None of clean images.
+    """
+    if threat is None or threat["name"] == "worst" or threat.get("epsilon") is None:
+        return False
+    named = [name for name in ("STAX", "MTAX") if name in words]
+    said = words.replace(",", " ").split()
+    return (
+        algorithm_label(threat) in said
+        and bool({pixels_label(threat["epsilon"]), f"{threat['epsilon']:g}"} & set(said))
+        and (threat["name"].upper() in named if named else threat["name"] not in ("stax", "mtax"))
+    )
+
+
 def _beyond(threat: Mapping[str, Any]) -> str:
     """Say in what an attack differs from the usual one, so that figures under both never share a row."""
     pgd = threat.get("algorithm", "pgd") == "pgd"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from robustdml_ext.reporting.labels import CLEAN, SEEN
+from robustdml_ext.reporting.labels import CLEAN, SEEN, is_attack
 from robustdml_ext.reporting.results import Group, mean_and_deviation
 from robustdml_ext.reporting.tables import figure_columns, figure_text, metric_heading, small_is_good
 from robustdml_ext.reporting.tasks import SCORERS, place_of
@@ -50,6 +50,7 @@ class Cell:
         undefined: whether runs have it, but the data left it undefined.
         printed: the published figure as printed, in percent where `percent`; None where there is none.
         deviation: the published deviation, likewise.
+        alike: whether both are of the same images, as far as is known: of attacks, the same algorithm and ε.
     """
 
     metric: str
@@ -58,6 +59,7 @@ class Cell:
     undefined: bool = False
     printed: float | None = None
     deviation: float | None = None
+    alike: bool = True
 
     @property
     def our_text(self) -> str:
@@ -81,7 +83,7 @@ class Cell:
 
         What was lost in printing, half a unit of the last digit, is no difference either.
         """
-        if self.ours is None or self.printed is None:
+        if self.ours is None or self.printed is None or not self.alike:
             return ""
         scale = 100.0 if self.percent else 1.0
         mean, deviation = self.ours
@@ -117,13 +119,15 @@ class _Kind:
     ours: str | None
     printed: Mapping[str, float]
     deviation: Mapping[str, float]
+    alike: bool = True
 
 
 def sections(rows: Sequence[PaperRow]) -> list[Section]:
     """Return clean figures, and those under each attack that was published, ours and published ones together.
 
-    A paper's one attack stands beside the first that was judged; several by their names, "PGD (40)". Of rows without
-    published figures the first attack is shown, and where no row has any, every one.
+    A paper's one attack stands beside the same one of ours, or else, without marks, the first that was judged; several
+    by their names, "PGD (40)". Of rows without published figures the first attack is shown, and where no row has any,
+    every one.
 
     Args:
         rows: of the table, in order.
@@ -157,8 +161,12 @@ def _kinds(row: PaperRow, every: bool) -> dict[str, _Kind]:
     if every:
         return kinds | {name: _Kind(name, {}, {}) for name in attacked}
     if not any(kinds[printed].ours for printed in several):
-        first = next(iter(attacked), None)
-        one = _Kind(first, published.get("adversarial", {}), published.get("adversarial_deviation", {}))
+        # The attack that the paper describes; where none was judged, another stands there without a mark.
+        words = str(published.get("threat", ""))
+        same = next((name for name, threat in attacked.items() if is_attack(words, threat)), None)
+        shown = same or next(iter(attacked), None)
+        figures, deviation = published.get("adversarial", {}), published.get("adversarial_deviation", {})
+        one = _Kind(shown, figures, deviation, alike=same is not None)
         if one.ours is not None or one.printed:
             kinds[ATTACKED] = one
     return kinds
@@ -214,4 +222,4 @@ def _cell(row: PaperRow, kind: _Kind | None, column: tuple[str, str, bool]) -> C
     values = [] if kind.ours is None else row.group.rows[kind.ours].get(metric, [])
     ours = None if not values or None in values else mean_and_deviation(values)
     printed, deviation = kind.printed.get(metric), kind.deviation.get(metric)
-    return Cell(metric, percent, ours, bool(values) and ours is None, printed, deviation)
+    return Cell(metric, percent, ours, bool(values) and ours is None, printed, deviation, kind.alike)

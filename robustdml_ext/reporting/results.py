@@ -13,7 +13,7 @@ from robustdml_ext.reporting.labels import SEEN, entry_label, has_members, metho
 
 # What may differ between runs whose figures belong in one mean: the seed, and where and how fast they ran.
 SEED_AND_PLACE = frozenset(
-    {"seed", "out", "root", "device", "workers", "threads", "save_every", "keep", "log_every", "tensorboard",
+    {"seed", "out", "root", "device", "workers", "threads", "save_every", "keep", "log_every", "tensorboard", "report",
      "evaluate_every", "download", "eval_batch_size", "attack_epsilons", "eval_steps", "eval_mtax_targets", "recall_at",
      "eval_step_size", "eval_random_start", "eval_restarts", "eval_keep_best", "eval_norm", "eval_attacks",
      "eval_sweep_steps", "eval_route", "judge_members", "evaluate_seen", "evaluate_seen_images",
@@ -45,7 +45,40 @@ def read_result(path: str | Path) -> dict[str, Any]:
         raise ReportError(f"{file} is not a result: {error}") from None
     if not isinstance(result, dict) or "recipe" not in result or not {"results", "entries"} & set(result):
         raise ReportError(f"{file} is not a result: it lacks `recipe`, or `results` or `entries`")
+    if wrong := _what_is_wrong(result):
+        raise ReportError(f"{file} is not a result: {wrong}")
     return result
+
+
+def _what_is_wrong(result: Mapping[str, Any]) -> str:
+    """What tables and pages could not read of a result that was written by another hand; nothing, if nothing is."""
+    entries = entries_of(result)
+    if not isinstance(entries, list) or not entries:
+        return "`results` or `entries` must be a list that holds at least the figures of clean images"
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("metrics"), dict) or "threat" not in entry:
+            return f"entry {number} must have `threat` and `metrics`"
+        if any(not _is_number(value) for value in entry["metrics"].values() if value is not None):
+            return f"`metrics` of entry {number} must be numbers or null"
+        threat = entry["threat"]
+        if threat is not None and not (isinstance(threat, dict) and {"name", "epsilon"} <= set(threat)):
+            return f"`threat` of entry {number} must be null or have `name` and `epsilon`"
+    seconds = (result.get("timing") or {}).get("seconds") or {}
+    if not all(_is_number(value) for value in seconds.values()):
+        return "`timing.seconds` must be numbers"
+    if not isinstance(result.get("environment") or {}, dict):
+        return "`environment` must be an object"
+    published = result.get("published")
+    if published is not None and not (isinstance(published, dict) and {"source", "clean"} <= set(published)):
+        return "`published` must be null or have `source` and `clean`"
+    parts = ("clean", "adversarial", "clean_deviation", "adversarial_deviation")
+    if not all(_is_number(value) for part in parts for value in ((published or {}).get(part) or {}).values()):
+        return "figures of `published` must be numbers"
+    return ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def entries_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -179,6 +179,7 @@ def _is_up_to_date(folder: Path, sha: str, options: AnalysisOptions) -> bool:
     return (
         facts is not None
         and (folder / ANALYSIS_ARRAYS).is_file()
-        and facts["weights"]["sha256"] == sha
-        and facts["options"] == dataclasses.asdict(options)
+        and isinstance(facts.get("weights"), dict)
+        and facts["weights"].get("sha256") == sha
+        and facts.get("options") == dataclasses.asdict(options)
     )

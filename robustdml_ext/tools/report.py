@@ -45,6 +45,8 @@ class Report:
             help="Analyze the runs that were not, or whose weights have changed since: maps, sheets and norms need it."
         ),
     ] = True
+    root: Annotated[str | None, tyro.conf.arg(help="Folder of the data set, to analyze with. None: the run's.")] = None
+    device: Annotated[str, tyro.conf.arg(help="To analyze on: auto, cpu, cuda, or cuda:N.")] = "auto"
     debug: Annotated[bool, tyro.conf.arg(help="Show the traceback of an error.")] = False
 
 
@@ -80,7 +82,7 @@ def report_command(asked: Report, console: Console) -> int:
         raise ReportError(f"cannot write {file}: it is a folder; name a file by --out")
     if asked.analysis:
         for run in runs:
-            _analyze(run, console)
+            _analyze(run, console, asked)
     scoring = score_runs(runs, area_under_curve)
     write_page(runs, scoring, file)
     console.print(f"page: {file} ({file.stat().st_size / 1e6:.1f} MB)", highlight=False, soft_wrap=True)
@@ -94,13 +96,13 @@ def _read(names: Sequence[str]) -> list[PageRun]:
     return [run for run in runs if run.folder.resolve() not in within]
 
 
-def _analyze(run: PageRun, console: Console) -> None:
+def _analyze(run: PageRun, console: Console, asked: Report) -> None:
     """Analyze a run that needs it. Where that fails, the page says why in place of what it would have shown."""
     if run.analysis is not None or run.missing in (NOT_ENDED, NOT_A_RUN):
         return
     try:
         with console.status(f"analyzing {run.name}"):
-            analyze_run(run.folder, console)
+            analyze_run(run.folder, console, asked.device, asked.root)
     except Exception as error:
         # Of whatever kind: what else there is to show of the runs must not be lost to it.
         run.missing = (
@@ -111,12 +113,19 @@ def _analyze(run: PageRun, console: Console) -> None:
     run.read_analysis()
 
 
-def analyze_run(folder: Path, console: Console) -> None:
+def analyze_run(folder: Path, console: Console, device: str, root: str | None) -> None:
     """Leave ``analysis.json`` and ``analysis.npz`` in a run's folder.
+
+    Args:
+        folder: of the run.
+        console: where it is said.
+        device: to analyze on, by its name.
+        root: of the data set; None: the run's own.
 
     Raises:
         Exception: it cannot: data or weights are missing, say.
     """
     from robustdml_ext.tools.analyze import analyze_run as analyze
+    from robustdml_ext.tools.evaluate import device_of
 
-    analyze(folder, console)
+    analyze(folder, console, device=device_of(device), root=root)

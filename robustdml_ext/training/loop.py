@@ -222,6 +222,7 @@ class Trainer:
         epoch, whole = epochs_of(self.step, per_epoch), self.step % per_epoch == 0
         # An epoch that --iterations cuts short goes on, and is counted whole, where the run is resumed with more.
         means = self._epoch_mean.read() if whole else self._epoch_mean.peek()
+        self._clock.lap("step")  # as reading waits for the device
         self.summary.epochs[epoch - 1 :] = [means["loss"]]
         self._write("epoch", means, progress)
         device, every, best = self.processes.device, self.recipe.evaluate_every, None

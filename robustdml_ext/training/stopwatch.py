@@ -88,8 +88,11 @@ class Stopwatch:
             if outer is not None:
                 self._parts[outer] -= passed
         self._events = []
+        # The device may have worked while the loop waited for images; a second counts once, where the loop spent it.
+        whole = sum(self._parts.values())
+        share = min(1.0, self._steps / whole) if whole > 0 else 0.0
         for part, passed in self._parts.items():
-            self.seconds[part] = self.seconds.get(part, 0.0) + passed
-        rest = max(self._steps - sum(self._parts.values()), 0.0)
+            self.seconds[part] = self.seconds.get(part, 0.0) + passed * share
+        rest = max(self._steps - whole, 0.0)
         self.seconds["other"] = self.seconds.get("other", 0.0) + rest
         self._steps, self._parts = 0.0, dict.fromkeys(PARTS, 0.0)

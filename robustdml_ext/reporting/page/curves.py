@@ -18,7 +18,7 @@ from robustdml_ext.reporting.training_curves import KINDS, panels
 from robustdml_ext.reporting.training_figure import draw_panel as paint_curve
 
 # Stages in the order in which a step goes through them; others follow.
-STAGES = ("data", "step", "attack", "forward", "backward", "update", "evaluation", "checkpoint")
+STAGES = ("data", "step", "attack", "forward", "backward", "update", "other", "evaluation", "checkpoint")
 JUDGING = "judging"
 _WHOLE = "whole model"
 _MOST_TERMS = 12  # of a loss

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from robustdml_ext.reporting.labels import CLEAN, SEEN, algorithm_label, pixels_label
+from robustdml_ext.reporting.labels import CLEAN, SEEN, is_attack
 from robustdml_ext.reporting.page.runs import PageGroup, PageRun
 from robustdml_ext.reporting.results import Group, entries_of, group_results, judged_of
 from robustdml_ext.reporting.tables import comparison_columns, figure_cell, shown_entries, small_is_good
@@ -147,19 +147,8 @@ def _printed(value: float | None, deviation: float | None, percent: bool) -> str
 
 
 def _same_attack(words: str, group: Group) -> str | None:
-    """Our row of the attack that a paper describes by its algorithm, ε, and, where it has one, MDProp's name."""
-    for kind, threat in group.threats.items():
-        if threat is None or threat["name"] == "worst" or threat.get("epsilon") is None:
-            continue
-        named = [name for name in ("STAX", "MTAX") if name in words]
-        numbers = words.replace(",", " ").split()
-        if (
-            algorithm_label(threat) in numbers
-            and {pixels_label(threat["epsilon"]), f"{threat['epsilon']:g}"} & set(numbers)
-            and (threat["name"].upper() in named if named else threat["name"] not in ("stax", "mtax"))
-        ):
-            return kind
-    return None
+    """Our row of the attack that a paper describes."""
+    return next((kind for kind, threat in group.threats.items() if is_attack(words, threat)), None)
 
 
 def task_rows(groups: Sequence[Group], numbers: Sequence[int]) -> ResultTable | None:
