@@ -54,7 +54,7 @@ def trained(
     return method.classifier().eval()
 
 
-def tested() -> list[tuple[Tensor, Tensor]]:
+def judged() -> list[tuple[Tensor, Tensor]]:
     images, labels = digits()
     rows = halves()[1]
     return [(images[rows], labels[rows])]
@@ -68,7 +68,7 @@ def mean(figures: list[float]) -> float:
 def accuracies(adversarial: str) -> list[dict[str, float]]:
     """Clean and under PGD-10 of each head through itself, means over seeds."""
     threat = ClassThreat("pgd", 0.2, 10, 0.05)
-    found = [judge_classifier(trained(seed, adversarial=adversarial), tested(), [threat]) for seed in SEEDS]
+    found = [judge_classifier(trained(seed, adversarial=adversarial), judged(), [threat]) for seed in SEEDS]
     return [
         {name: mean([entries[row]["metrics"][name] for entries in found]) for name in found[0][row]["metrics"]}
         for row in (0, 1)
@@ -96,7 +96,7 @@ def verification(**options: Any) -> float:
     errors = []
     for seed in SEEDS:
         model = trained(seed, **options)
-        embeddings, labels = embed(model.encoder, tested())
+        embeddings, labels = embed(model.encoder, judged())
         scorers = scorers_of(model.heads.similarity, ("similarity",))
         errors.append(judge_verification(scorers, embeddings, labels, 20_000)["eer_similarity"])
     return mean(errors)
