@@ -273,7 +273,12 @@ def test_of_sound_everything_is_missing_and_no_recording_is_read(
     recipe = resolve("prototypes", {"dataset": "voxceleb", "root": str(tmp_path / "none")}).model_dump(mode="json")
     state = {"recipe": recipe, "step": 4, "method": {}, "optimizer": {}, "random": {}, "metrics": {}, "best": None}
     save_checkpoint(tmp_path / "last.pt", state)
-    result = {"recipe": recipe, "results": [], "weights": {"chosen": "last"}, "timing": {"steps": 4}}
+    result = {
+        "recipe": recipe,
+        "results": [{"threat": None, "metrics": {}}],
+        "weights": {"chosen": "last"},
+        "timing": {"steps": 4},
+    }
     (tmp_path / "result.json").write_text(json.dumps(result))
     assert run.main(["analyze", str(tmp_path)]) == 0
     facts = _facts(tmp_path)
@@ -310,7 +315,9 @@ def test_what_cannot_be_analyzed_is_refused(trained: Path, tmp_path: Path, capsy
     assert "last.pt is not there" in said(str(folder))
     evaluated = tmp_path / "evaluation"
     evaluated.mkdir()
-    (evaluated / "result.json").write_text(json.dumps({"recipe": result["recipe"], "entries": []}))
+    (evaluated / "result.json").write_text(
+        json.dumps({"recipe": result["recipe"], "entries": [{"threat": None, "metrics": {}}]})
+    )
     assert "judgment by `evaluate`" in said(str(evaluated))
 
 

@@ -119,7 +119,7 @@ def test_where_there_is_nothing_it_is_said(tmp_path: Path) -> None:
     (folder / "result.json").write_text("{")
     with pytest.raises(ReportError, match="is not a result"):
         read_run(folder)
-    write_result(folder, {"recipe": {"seed": 0}, "results": []})
+    write_result(folder, {"recipe": {"seed": 0}, "results": [{"threat": None, "metrics": {}}]})
     with pytest.raises(ReportError, match="holds no run of ours"):
         read_run(folder)
 
